@@ -1,0 +1,1 @@
+"""Trained world models as Gymnasium environments."""

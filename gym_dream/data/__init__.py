@@ -1,0 +1,1 @@
+"""Real play as data: episodes, the store, segments and contexts."""

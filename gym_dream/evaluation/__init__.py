@@ -1,0 +1,1 @@
+"""How far a dream can be trusted: dream beside real."""

@@ -1,0 +1,1 @@
+"""Networks of world models: plain PyTorch modules and small functions."""

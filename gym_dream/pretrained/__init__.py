@@ -1,0 +1,1 @@
+"""World models that ship with the package, one folder each."""

@@ -1,0 +1,1 @@
+"""Fit world models and agents to data."""
