@@ -1,0 +1,215 @@
+"""DIAMOND's denoiser: an EDM-preconditioned U-Net that sees the past frames and the actions taken at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from gym_dream.models.layers import FourierFeatures, GroupNorm, conv3x3, zero_
+from gym_dream.models.unet import UNet
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Architecture of a denoiser. The defaults are DIAMOND's for Atari: 4,405,955 parameters with 4 actions."""
+
+    num_actions: int
+    image_channels: int = 3
+    context_length: int = 4
+    """Past frames and actions that the network sees (L in the paper)."""
+    cond_channels: int = 256
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    """Residual blocks of each encoder level."""
+    channels: tuple[int, ...] = (64, 64, 64, 64)
+    """Width of each level."""
+    attention: tuple[bool, ...] = (False, False, False, False)
+    """Levels with attention. The middle always has it."""
+    sigma_data: float = 0.5
+    sigma_offset_noise: float = 0.3
+    quantisation: Literal["truncate", "round"] = "truncate"
+    """How a denoised estimate is brought to 256 levels: released checkpoints truncate, rounding drifts less."""
+    patch_size: int = 1
+    """Side of the pixel squares folded into channels before the network (and out of them after it)."""
+    predict_change: bool = False
+    """Let the network predict the change from the last frame, rather than the whole frame, where noise hides it:
+    D = c_skip x + (1 - c_skip) last + c_out F instead of D = c_skip x + c_out F."""
+
+
+class Preconditioners(NamedTuple):
+    """EDM's scalings (Karras et al. 2022, table 1) with DIAMOND's offset noise in sigma; shaped (B, 1, 1, 1), c_noise (B,)."""
+
+    c_in: Tensor
+    c_out: Tensor
+    c_skip: Tensor
+    c_noise: Tensor
+
+
+def preconditioners(sigma: Tensor, sigma_data: float, sigma_offset_noise: float) -> Preconditioners:
+    """Scalings for noise levels ``sigma`` (B,)."""
+    sigma = (sigma**2 + sigma_offset_noise**2).sqrt()
+    c_in = 1 / (sigma**2 + sigma_data**2).sqrt()
+    c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
+    c_out = sigma * c_skip.sqrt()
+    return Preconditioners(*(c[:, None, None, None] for c in (c_in, c_out, c_skip)), sigma.log() / 4)
+
+
+def quantise(x: Tensor, mode: Literal["truncate", "round"]) -> Tensor:
+    """Clamp to [-1, 1] and bring to the 256 levels of a stored frame."""
+    levels = (x.clamp(-1, 1) + 1) * 127.5
+    levels = levels.floor() if mode == "truncate" else levels.round()
+    return levels / 127.5 - 1
+
+
+def to_unit(frames: Tensor, real: Tensor) -> Tensor:
+    """uint8 frames (B, T, H, W, C) to float32 (B, T, C, H, W) in [-1, 1]; where not ``real`` (B, T), mid-grey 0."""
+    x = frames.movedim(-1, -3).float() / 127.5 - 1
+    return x * real[..., None, None, None]
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Float frames (..., C, H, W) in [-1, 1] to uint8 (..., H, W, C), rounded to the nearest level."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1)
+
+
+class InnerModel(nn.Module):
+    """F in EDM's notation: a U-Net over past frames and noisy frame, conditioned on noise level and actions."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        c, folded = config, config.image_channels * config.patch_size**2
+        if c.cond_channels % c.context_length:
+            raise ValueError(
+                f"cond_channels is shared out over the context's actions: expected a multiple of "
+                f"context_length={c.context_length}, got {c.cond_channels}."
+            )
+        self.patch_size = c.patch_size
+        self.noise_emb = FourierFeatures(c.cond_channels)
+        self.act_emb = nn.Sequential(nn.Embedding(c.num_actions, c.cond_channels // c.context_length), nn.Flatten())
+        self.cond_proj = nn.Sequential(
+            nn.Linear(c.cond_channels, c.cond_channels), nn.SiLU(), nn.Linear(c.cond_channels, c.cond_channels)
+        )
+        self.conv_in = conv3x3((c.context_length + 1) * folded, c.channels[0])
+        self.unet = UNet(c.cond_channels, c.depths, c.channels, c.attention)
+        self.norm_out = GroupNorm(c.channels[0])
+        self.conv_out = zero_(conv3x3(c.channels[0], folded))
+
+    def forward(self, noisy: Tensor, c_noise: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+        """Predict the target.
+
+        Args:
+            noisy: float (B, C, H, W), scaled by c_in.
+            c_noise: float (B,).
+            past: float (B, L * C, H, W), oldest first, divided by sigma_data.
+            actions: int64 (B, L); the last one leads to the next frame.
+
+        Returns:
+            float (B, C, H, W).
+        """
+        cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(actions))
+        x = F.pixel_unshuffle(torch.cat([past, noisy], dim=1), self.patch_size)
+        x = self.unet(self.conv_in(x), cond)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return F.pixel_shuffle(x, self.patch_size)
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma) = c_skip x + c_out F(c_in x, c_noise, past / sigma_data, actions), arXiv 2405.12399, equation 4."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.inner_model = InnerModel(config)
+
+    def preconditioners(self, sigma: Tensor) -> Preconditioners:
+        """Scalings for noise levels ``sigma`` (B,)."""
+        return preconditioners(sigma, self.config.sigma_data, self.config.sigma_offset_noise)
+
+    def base(self, noisy: Tensor, past: Tensor, c: Preconditioners) -> Tensor:
+        """What the scaled network output is added to: the part of the estimate that needs no network."""
+        base = c.c_skip * noisy
+        return base + (1 - c.c_skip) * past[:, -1] if self.config.predict_change else base
+
+    def network(self, noisy: Tensor, past: Tensor, actions: Tensor, c: Preconditioners) -> Tensor:
+        """F: ``noisy`` (B, C, H, W), ``past`` (B, L, C, H, W) in [-1, 1], ``actions`` (B, L) -> float32 (B, C, H, W)."""
+        past = past.flatten(1, 2) / self.config.sigma_data
+        return self.inner_model(noisy * c.c_in, c.c_noise, past, actions).float()
+
+    def forward(self, noisy: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+        """The denoised frame, quantised: float32 (B, C, H, W) in [-1, 1].
+
+        Args:
+            noisy: float32 (B, C, H, W).
+            sigma: noise levels, float32 (B,).
+            past: float32 (B, L, C, H, W) in [-1, 1], oldest first.
+            actions: int64 (B, L).
+        """
+        c = self.preconditioners(sigma)
+        denoised = self.base(noisy, past, c) + c.c_out * self.network(noisy, past, actions, c)
+        return quantise(denoised, self.config.quantisation)
+
+
+class TrainingNoise(NamedTuple):
+    """The random draws for one target of the loss."""
+
+    sigma: Tensor  # (B,) noise levels
+    offset: Tensor  # (B, C, 1, 1) standard normal, one for a whole channel
+    pixel: Tensor  # (B, C, H, W) standard normal
+
+
+def denoiser_loss(
+    denoiser: Denoiser,
+    frames: Tensor,
+    actions: Tensor,
+    mask: Tensor,
+    noise: Sequence[TrainingNoise],
+    change_weight: float = 0.0,
+) -> Tensor:
+    """The denoising loss, mean over autoregressive targets of the mean over unmasked samples of (F - target)^2.
+
+    From the second target on, the denoised estimate of the target before (one pass, quantised, no gradient) stands in
+    for the real frame in the history: the network learns to go on from its own errors.
+
+    Args:
+        denoiser: the model.
+        frames: float32 (B, L + targets, C, H, W) in [-1, 1], 0 where masked.
+        actions: int64 (B, L + targets - 1).
+        mask: bool (B, L + targets), False for padding. Masked history is fed to the network, only losses are masked.
+        noise: the draws of each target; their number is the number of targets.
+        change_weight: extra weight of pixels near which the frame changes (0 is DIAMOND's loss): where a ball of one
+            or two pixels flies, an unweighted mean hardly notices that it is missing.
+
+    Returns:
+        A scalar.
+    """
+    length, config = denoiser.config.context_length, denoiser.config
+    history = list(frames[:, :length].unbind(dim=1))
+    losses = []
+    for i, draw in enumerate(noise):
+        x = frames[:, length + i]
+        past = torch.stack(history[-length:], dim=1)
+        noisy = x + config.sigma_offset_noise * draw.offset + draw.sigma[:, None, None, None] * draw.pixel
+        c = denoiser.preconditioners(draw.sigma)
+        base = denoiser.base(noisy, past, c)
+        output = denoiser.network(noisy, past, actions[:, i : i + length], c)
+        error = (output - (x - base) / c.c_out) ** 2
+        if change_weight:
+            error = error * change_weights(frames[:, length + i - 1], x, change_weight)
+        losses.append(_masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i]))
+        history.append(quantise(base + c.c_out * output.detach(), config.quantisation))
+    return torch.stack(losses).mean()
+
+
+def change_weights(now: Tensor, following: Tensor, extra: float, threshold: float = 0.1) -> Tensor:
+    """Weights (B, 1, H, W): 1 + ``extra`` within a pixel of where two frames (B, C, H, W) differ visibly, else 1."""
+    changed = ((following - now).abs().amax(dim=1, keepdim=True) > threshold).float()
+    return 1 + extra * F.max_pool2d(changed, 3, stride=1, padding=1)
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    # A batch whose samples are all padding has no loss, rather than 0 / 0.
+    return (values * mask).sum() / mask.sum().clamp(min=1)

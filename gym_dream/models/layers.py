@@ -1,0 +1,161 @@
+"""Building blocks of the networks. Attribute names are those of DIAMOND's released checkpoints, which so load without a table."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (PyTorch's own convention)
+from torch import Tensor, nn
+
+GROUP_SIZE = 32  # channels a normalisation group
+HEAD_SIZE = 8  # channels an attention head
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size (or halves it at stride 2)."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+
+
+def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 1x1 convolution."""
+    return nn.Conv2d(in_channels, out_channels, 1)
+
+
+def zero_(module: nn.Conv2d) -> nn.Conv2d:
+    """Set the weight (not the bias) to zero, so that a residual branch starts near the identity."""
+    nn.init.zeros_(module.weight)
+    return module
+
+
+def num_groups(channels: int) -> int:
+    """Groups of 32 channels, at least one."""
+    return max(1, channels // GROUP_SIZE)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation with learnt scale and shift."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(num_groups(channels), channels, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (B, C, H, W)."""
+        return self.norm(x)
+
+
+class AdaptiveGroupNorm(nn.Module):
+    """Group normalisation whose scale and shift are computed from a conditioning vector."""
+
+    def __init__(self, channels: int, cond_channels: int) -> None:
+        super().__init__()
+        self.groups = num_groups(channels)
+        self.linear = nn.Linear(cond_channels, 2 * channels)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """Normalise ``x`` (B, C, H, W) under ``cond`` (B, cond_channels)."""
+        scale, shift = self.linear(cond)[:, :, None, None].chunk(2, dim=1)
+        return F.group_norm(x, self.groups, eps=1e-5) * (1 + scale) + shift
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features of a scalar: [cos 2 pi c w, sin 2 pi c w] with a fixed w ~ N(0, 1)."""
+
+    weight: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        if channels % 2:
+            raise ValueError(f"Fourier features come in pairs: expected an even number of channels, got {channels}.")
+        self.register_buffer("weight", torch.randn(1, channels // 2))
+
+    def forward(self, c: Tensor) -> Tensor:
+        """(B,) -> (B, channels)."""
+        angle = 2 * math.pi * c[:, None] @ self.weight
+        return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+class SelfAttention2d(nn.Module):
+    """Multi-head self-attention over the pixels of a feature map.
+
+    The result is added to the *normalised* input, as in the released implementation.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // HEAD_SIZE)
+        self.norm = GroupNorm(channels)
+        self.qkv_proj = conv1x1(channels, 3 * channels)
+        self.out_proj = zero_(conv1x1(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        b, c, h, w = x.shape
+        x = self.norm(x)
+        qkv = self.qkv_proj(x).reshape(b, 3, self.heads, c // self.heads, h * w)
+        q, k, v = qkv.transpose(3, 4).unbind(dim=1)  # each (B, heads, H W, C / heads)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out_proj(y.transpose(2, 3).reshape(b, c, h, w))
+
+
+class ResBlock(nn.Module):
+    """Two adaptively normalised convolutions beside a skip connection, then attention where asked for."""
+
+    def __init__(self, in_channels: int, out_channels: int, cond_channels: int, attention: bool) -> None:
+        super().__init__()
+        self.proj = conv1x1(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+        self.norm1 = AdaptiveGroupNorm(in_channels, cond_channels)
+        self.conv1 = conv3x3(in_channels, out_channels)
+        self.norm2 = AdaptiveGroupNorm(out_channels, cond_channels)
+        self.conv2 = zero_(conv3x3(out_channels, out_channels))
+        self.attn = SelfAttention2d(out_channels) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """(B, in_channels, H, W), (B, cond_channels) -> (B, out_channels, H, W)."""
+        y = self.conv1(F.silu(self.norm1(x, cond)))
+        y = self.conv2(F.silu(self.norm2(y, cond)))
+        return self.attn(self.proj(x) + y)
+
+
+class ResBlocks(nn.Module):
+    """Residual blocks in a row; each may take one more feature map to concatenate to its input."""
+
+    def __init__(self, in_channels: list[int], out_channels: list[int], cond_channels: int, attention: bool) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList(
+            ResBlock(i, o, cond_channels, attention) for i, o in zip(in_channels, out_channels, strict=True)
+        )
+
+    def forward(self, x: Tensor, cond: Tensor, skips: list[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return the last output and every block's output."""
+        outputs = []
+        for index, block in enumerate(self.resblocks):
+            x = block(x if skips is None else torch.cat([x, skips[index]], dim=1), cond)
+            outputs.append(x)
+        return x, outputs
+
+
+class Downsample(nn.Module):
+    """Halve height and width with a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv3x3(channels, channels, stride=2)
+        nn.init.orthogonal_(self.conv.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H / 2, W / 2)."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Double height and width: nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

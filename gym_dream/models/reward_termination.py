@@ -1,0 +1,140 @@
+"""DIAMOND's reward and termination model: what a transition between two frames pays, and whether it ends the episode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from gym_dream.models.layers import Downsample, ResBlocks, conv3x3
+
+
+@dataclass(frozen=True)
+class RewardTerminationConfig:
+    """Architecture. The defaults are DIAMOND's for Atari: 5,900,864 parameters with 4 actions."""
+
+    num_actions: int
+    frame_size: tuple[int, int] = (64, 64)
+    image_channels: int = 3
+    cond_channels: int = 128
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    channels: tuple[int, ...] = (32, 32, 32, 32)
+    attention: tuple[bool, ...] = (False, False, False, False)
+    lstm_size: int = 512
+    patch_size: int = 1
+    """Side of the pixel squares folded into channels before the network."""
+
+
+class LSTMState(NamedTuple):
+    """Hidden and cell state, each (B, lstm_size)."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+class Prediction(NamedTuple):
+    """Logits for each of T transitions, and the memory after the last."""
+
+    reward: Tensor  # (B, T, 3): sign -1, 0, +1
+    termination: Tensor  # (B, T, 2): goes on, ends
+    state: LSTMState
+
+
+class Encoder(nn.Module):
+    """Residual levels over the six channels of a pair of frames, then two middle blocks with attention."""
+
+    def __init__(self, config: RewardTerminationConfig) -> None:
+        super().__init__()
+        c = config
+        blocks = []
+        for level, (depth, width, attend) in enumerate(zip(c.depths, c.channels, c.attention, strict=True)):
+            above = c.channels[max(0, level - 1)]
+            blocks.append(ResBlocks([above] + [width] * (depth - 1), [width] * depth, c.cond_channels, attend))
+        middle = [c.channels[-1]] * 2
+        blocks.append(ResBlocks(middle, middle, c.cond_channels, attention=True))
+        self.patch_size = c.patch_size
+        self.conv_in = conv3x3(2 * c.image_channels * c.patch_size**2, c.channels[0])
+        self.blocks = nn.ModuleList(blocks)
+        self.downsamples = nn.ModuleList([nn.Identity(), *(Downsample(w) for w in c.channels[:-1]), nn.Identity()])
+
+    def forward(self, pair: Tensor, cond: Tensor) -> Tensor:
+        """(B, 2 C, H, W), (B, cond_channels) -> (B, features)."""
+        x = self.conv_in(F.pixel_unshuffle(pair, self.patch_size))
+        for block, down in zip(self.blocks, self.downsamples, strict=True):
+            x, _ = block(down(x), cond)
+        return x.flatten(1)
+
+
+class RewardTerminationModel(nn.Module):
+    """R(frame, action, next frame; memory): encoder, LSTM, head."""
+
+    def __init__(self, config: RewardTerminationConfig) -> None:
+        super().__init__()
+        self.config = config
+        shrink = config.patch_size * 2 ** (len(config.depths) - 1)
+        if any(side % shrink for side in config.frame_size):
+            raise ValueError(f"Expected frames whose sides are multiples of {shrink}, got {config.frame_size}.")
+        height, width = (side // shrink for side in config.frame_size)
+        self.encoder = Encoder(config)
+        self.act_emb = nn.Embedding(config.num_actions, config.cond_channels)
+        self.lstm = nn.LSTM(config.channels[-1] * height * width, config.lstm_size, batch_first=True)
+        self.head = nn.Sequential(
+            nn.Linear(config.lstm_size, config.lstm_size), nn.SiLU(), nn.Linear(config.lstm_size, 5, bias=False)
+        )
+
+    def initial_state(self, batch_size: int, device: torch.device) -> LSTMState:
+        """An empty memory."""
+        return LSTMState(*torch.zeros(2, batch_size, self.config.lstm_size, device=device).unbind())
+
+    def forward(
+        self, frames: Tensor, actions: Tensor, next_frames: Tensor, state: LSTMState | None = None
+    ) -> Prediction:
+        """Predict rewards and endings of T transitions.
+
+        Args:
+            frames: float32 (B, T, C, H, W) in [-1, 1].
+            actions: int64 (B, T).
+            next_frames: float32 (B, T, C, H, W); where an episode ends, its true final frame.
+            state: the memory before the first transition; empty when None.
+        """
+        b, t = actions.shape
+        pairs = torch.cat([frames, next_frames], dim=2).flatten(0, 1)
+        features = self.encoder(pairs, self.act_emb(actions.flatten())).reshape(b, t, -1)
+        if state is None:
+            state = self.initial_state(b, frames.device)
+        hidden, cell = (s.to(features.dtype)[None] for s in state)
+        output, (hidden, cell) = self.lstm(features, (hidden, cell))
+        logits = self.head(output).float()
+        return Prediction(logits[..., :3], logits[..., 3:], LSTMState(hidden[0].float(), cell[0].float()))
+
+
+class RewardTerminationLoss(NamedTuple):
+    """Cross-entropies in nats; their sum is minimised."""
+
+    reward: Tensor
+    termination: Tensor
+
+
+def reward_termination_loss(
+    prediction: Prediction, rewards: Tensor, terminated: Tensor, mask: Tensor
+) -> RewardTerminationLoss:
+    """Cross-entropy of reward signs and endings, each the mean over unmasked transitions.
+
+    Args:
+        prediction: logits of T transitions.
+        rewards: float (B, T), raw; their sign is the target.
+        terminated: bool (B, T).
+        mask: bool (B, T), False for padding.
+    """
+    count = mask.sum().clamp(min=1)
+
+    def mean(logits: Tensor, target: Tensor) -> Tensor:
+        losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+        return (losses * mask.flatten()).sum() / count
+
+    return RewardTerminationLoss(
+        mean(prediction.reward, rewards.sign().long() + 1), mean(prediction.termination, terminated.long())
+    )
