@@ -1,6 +1,19 @@
 """Real play as data: episodes, the store, segments and contexts."""
 
+from gym_dream.data.contexts import Contexts, ContextSampler, start_contexts
 from gym_dream.data.episode import Episode, EpisodeInfo, split_held_out
+from gym_dream.data.segments import RECENCY, Segments, SegmentSampler
 from gym_dream.data.store import EpisodeStore
 
-__all__ = ["Episode", "EpisodeInfo", "EpisodeStore", "split_held_out"]
+__all__ = [
+    "RECENCY",
+    "ContextSampler",
+    "Contexts",
+    "Episode",
+    "EpisodeInfo",
+    "EpisodeStore",
+    "SegmentSampler",
+    "Segments",
+    "split_held_out",
+    "start_contexts",
+]
