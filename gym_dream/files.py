@@ -44,7 +44,9 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        mode = _usual_mode(temporary)
         yield temporary
+        os.chmod(temporary, mode)  # safetensors makes files that only their owner can read
         _sync(temporary)
         if overwrite:
             os.replace(temporary, path)
@@ -231,6 +233,14 @@ def _write_error(path: Path, number: int, text: str) -> OSError:
         advice = "Check the path."
     # OSError makes itself into the subclass of its number: PermissionError, FileExistsError, …
     return OSError(number, f"{text}: cannot write {path}. {advice} What was there before is untouched")
+
+
+def _usual_mode(path: Path) -> int:
+    """The permissions of a file made here, which Python tells only by making one; fails early if none can be."""
+    path.touch(exist_ok=False)
+    mode = path.stat().st_mode
+    path.unlink()
+    return mode
 
 
 def _sync(path: Path) -> None:
