@@ -216,7 +216,8 @@ def split_held_out(episodes: Sequence[Episode], fraction: float, seed: int) -> t
         raise ValueError(f"the held-out fraction must be above 0 and at most 0.5, got {fraction}")
     rng = np.random.default_rng(seed)
     stretches = math.ceil(count * fraction)
-    drawn = np.floor((np.arange(stretches) + rng.random(stretches)) / fraction).astype(np.int64)
+    bounds = np.ceil(np.arange(stretches + 1) / fraction)
+    drawn = np.floor(bounds[:-1] + rng.random(stretches) * np.diff(bounds)).astype(np.int64)
     held = set(drawn[drawn < count].tolist()) or {int(rng.integers(count))}
     train = [episode for index, episode in enumerate(episodes) if index not in held]
     return train, [episodes[index] for index in sorted(held)]
