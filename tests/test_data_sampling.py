@@ -45,7 +45,7 @@ def make_episode(number, steps, lost=(), *, over=True, continuous=False):
 
 def games(**kwargs):
     return [
-        make_episode(0, 40, lost=(9, 10, 25), **kwargs),  # a life of a single step among them
+        make_episode(0, 40, lost=(0, 9, 10, 25), **kwargs),  # lives of a single step among them
         make_episode(1, 3, **kwargs),
         make_episode(2, 300, lost=(259,), over=False, **kwargs),
     ]
@@ -287,8 +287,9 @@ def test_replay_contexts_with_recency():
 
 def test_start_contexts():
     episodes = [make_episode(0, 10), make_episode(1, 3), make_episode(2, 30, lost=(2,)), make_episode(3, 4)]
+    episodes.append(make_episode(4, 3, over=False))
     contexts = start_contexts(episodes, 4)
-    assert len(contexts) == 2  # one game is too short, one loses a life in its first frames
+    assert len(contexts) == 2  # two games are too short, one loses a life in its first frames
     for row, game in enumerate((0, 3)):
         np.testing.assert_array_equal(contexts.frames[row], episodes[game].frames[:4])
         np.testing.assert_array_equal(contexts.actions[row], episodes[game].actions[:3])
