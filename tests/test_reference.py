@@ -107,7 +107,9 @@ def test_network_and_denoised_frame(atari):
     assert_frames_agree(model(noisy, io["denoiser.sigma"], past, actions), io["denoiser.denoised"])
 
 
-@pytest.mark.parametrize(("name", "steps", "order"), [("euler1", 1, 1), ("euler3", 3, 1), ("euler5", 5, 1), ("heun3", 3, 2)])
+@pytest.mark.parametrize(
+    ("name", "steps", "order"), [("euler1", 1, 1), ("euler3", 3, 1), ("euler5", 5, 1), ("heun3", 3, 2)]
+)
 @torch.no_grad()
 def test_samplers(atari, name, steps, order):
     io, model = atari.io, atari.denoiser()

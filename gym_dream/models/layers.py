@@ -29,8 +29,8 @@ def zero_(module: nn.Conv2d) -> nn.Conv2d:
 
 
 def num_groups(channels: int) -> int:
-    """Groups of 32 channels, at least one."""
-    return max(1, channels // GROUP_SIZE)
+    """Groups of 32 channels, at least one; of a few more channels where the width is no multiple of 32."""
+    return next(groups for groups in range(max(1, channels // GROUP_SIZE), 0, -1) if channels % groups == 0)
 
 
 class GroupNorm(nn.Module):

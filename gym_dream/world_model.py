@@ -1,0 +1,247 @@
+"""WorldModel: everything a dream needs, in one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from gym_dream.configuration import from_json, to_json
+from gym_dream.data.contexts import Contexts
+from gym_dream.files import load_tensors, read_json, save_tensors, write_json
+from gym_dream.models.denoiser import Denoiser, DenoiserConfig
+from gym_dream.models.diamond import DiamondDynamics
+from gym_dream.models.reward_termination import RewardTerminationConfig, RewardTerminationModel
+from gym_dream.models.sampler import SamplerConfig
+
+FORMAT_VERSION = 1
+PRETRAINED = Path(__file__).parent / "pretrained"
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Every size and setting of a world model; ``config.json`` holds just this."""
+
+    env: dict[str, Any]
+    """The real environment, as `gym_dream.real.env_spec` makes it: preprocessing, action meanings and keys."""
+    denoiser: DenoiserConfig
+    reward_termination: RewardTerminationConfig
+    sampler: SamplerConfig = SamplerConfig()
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class WorldModel:
+    """A denoiser, a reward and termination model, and the contexts that dreams begin from.
+
+    Attributes:
+        config: sizes and settings.
+        denoiser: draws the next frame.
+        reward_termination: judges a transition.
+        starts: the first frames of real games.
+        replay: any moments of real games, where the model comes with some.
+        card: the model card, Markdown.
+    """
+
+    config: WorldModelConfig
+    denoiser: Denoiser
+    reward_termination: RewardTerminationModel
+    starts: Contexts
+    replay: Contexts | None = None
+    card: str = ""
+
+    @classmethod
+    def create(cls, config: WorldModelConfig, starts: Contexts, replay: Contexts | None = None) -> WorldModel:
+        """A world model with fresh, untrained networks (drawn from PyTorch's global generator)."""
+        return cls(config, Denoiser(config.denoiser), RewardTerminationModel(config.reward_termination), starts, replay)
+
+    @classmethod
+    def load(cls, model: str | os.PathLike[str]) -> WorldModel:
+        """Load a world model, in float32 on the CPU.
+
+        Args:
+            model: the name of one that ships ("breakout"), a folder, or "hub:org/name[@revision]".
+
+        Raises:
+            FileNotFoundError: there is no such model; the message says how to make one.
+            ValueError: the folder's contents are not what this version of gym_dream reads; the message names the
+                file and the field or tensor.
+        """
+        folder = resolve(model)
+        values = read_json(folder / "config.json")
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise ValueError(
+                f"{folder / 'config.json'}: format version {version} is newer than the {FORMAT_VERSION} that this "
+                "gym_dream reads. Upgrade gym_dream."
+            )
+        config = from_json(WorldModelConfig, values, str(folder / "config.json"))
+        starts = Contexts.load(folder / "starts.safetensors")
+        replay_path, card_path = folder / "replay.safetensors", folder / "README.md"
+        loaded = cls.create(config, starts, Contexts.load(replay_path) if replay_path.exists() else None)
+        _load_weights(loaded.denoiser, folder / "denoiser.safetensors")
+        _load_weights(loaded.reward_termination, folder / "reward_termination.safetensors")
+        card = card_path.read_text(encoding="utf-8") if card_path.exists() else ""
+        return dataclasses.replace(loaded, card=card)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the folder: to a temporary name first, so that an older one stays whole until the new one is.
+
+        Weights are stored in half precision, save the fixed Fourier features, which need every bit.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written; what was there stays.
+        """
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            temporary.chmod(0o755)
+            write_json(temporary / "config.json", to_json(self.config))
+            _save_weights(self.denoiser, temporary / "denoiser.safetensors")
+            _save_weights(self.reward_termination, temporary / "reward_termination.safetensors")
+            self.starts.save(temporary / "starts.safetensors")
+            if self.replay is not None:
+                self.replay.save(temporary / "replay.safetensors")
+            (temporary / "README.md").write_text(self.card, encoding="utf-8")
+            _replace_folder(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def dynamics(
+        self,
+        device: str = "auto",
+        precision: Precision = "auto",
+        compile: bool = False,
+        num_denoising_steps: int | None = None,
+        **sampler: Any,
+    ) -> DiamondDynamics:
+        """The model ready to dream.
+
+        Args:
+            device: a PyTorch device, or "auto": the GPU if there is one.
+            precision: of the networks' arithmetic; "auto": bfloat16 where the hardware has it, else float32.
+            compile: compile the networks (a minute or so at first, faster ever after).
+            num_denoising_steps: passes of the denoiser a frame; None: the model's own setting.
+            **sampler: other fields of `gym_dream.models.sampler.SamplerConfig`.
+
+        Raises:
+            ValueError: a setting that does not exist or cannot be.
+        """
+        if num_denoising_steps is not None:
+            sampler["num_denoising_steps"] = num_denoising_steps
+        known = {field.name for field in dataclasses.fields(SamplerConfig)}
+        if unknown := sorted(set(sampler) - known):
+            raise ValueError(f"model_kwargs: unknown {unknown}; this model takes {sorted(known)}.")
+        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        denoiser, reward_termination = self._on(where)
+        if compile:
+            denoiser.inner_model.compile()
+            reward_termination.encoder.compile()
+        return DiamondDynamics(
+            denoiser,
+            reward_termination,
+            dataclasses.replace(self.config.sampler, **sampler),
+            where,
+            resolve_dtype(precision, where),
+        )
+
+    def _on(self, device: torch.device) -> tuple[Denoiser, RewardTerminationModel]:
+        """Copies of the networks for inference, so that a dream neither shares nor moves the weights it came from."""
+        copies = Denoiser(self.config.denoiser), RewardTerminationModel(self.config.reward_termination)
+        for copy, network in zip(copies, (self.denoiser, self.reward_termination), strict=True):
+            copy.load_state_dict(network.state_dict())
+            copy.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
+        return copies
+
+
+def resolve(model: str | os.PathLike[str]) -> Path:
+    """The folder of a world model: of a shipped name, a path, or "hub:org/name[@revision]" (downloaded and cached).
+
+    Raises:
+        FileNotFoundError: there is none; the message says how to make one.
+        ImportError: "hub:" without huggingface_hub installed.
+    """
+    name = os.fspath(model)
+    if name.startswith("hub:"):
+        return _download(name.removeprefix("hub:"))
+    path = Path(name)
+    if (path / "config.json").is_file():
+        return path
+    if (PRETRAINED / name.lower() / "config.json").is_file():
+        return PRETRAINED / name.lower()
+    shipped = ", ".join(sorted(p.parent.name for p in PRETRAINED.glob("*/config.json"))) or "none"
+    if path.is_dir():
+        raise FileNotFoundError(f"{path} is a folder, but no world model: it has no config.json.")
+    raise FileNotFoundError(
+        f"No world model {name!r}: expected a folder with a config.json, a shipped name ({shipped}), or "
+        f"'hub:org/name'. To make one, record play with `gym-dream collect --game GAME --out DATA` and train with "
+        f"`gym-dream fit --data DATA --out RUN`; the model is then in RUN/world_model."
+    )
+
+
+def _download(repository: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError("Models on the hub need huggingface_hub: pip install 'gym-dream[hub]'.") from error
+    repo_id, _, revision = repository.partition("@")
+    patterns = ["*.json", "*.safetensors", "README.md"]  # nothing else, above all no pickles
+    return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns))
+
+
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    if precision not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"precision: expected 'auto', 'float32', 'bfloat16' or 'float16', got {precision!r}.")
+    dtype: torch.dtype = getattr(torch, precision)
+    return dtype
+
+
+def _save_weights(network: nn.Module, path: Path) -> None:
+    exact = {name for name, _ in network.named_buffers()}
+    tensors = {
+        name: (tensor.float() if name in exact else tensor.half()).cpu().numpy()
+        for name, tensor in network.state_dict().items()
+    }
+    save_tensors(path, tensors)
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    expected = network.state_dict()
+    tensors, _ = load_tensors(path, required=list(expected))
+    for name, array in tensors.items():
+        if array.shape != tuple(expected[name].shape):
+            raise ValueError(
+                f"{path}: tensor {name!r} has shape {array.shape}, but config.json asks for "
+                f"{tuple(expected[name].shape)}. Do the two files belong together?"
+            )
+        if array.dtype.kind != "f":
+            raise ValueError(f"{path}: tensor {name!r} holds {array.dtype}, expected floating-point numbers.")
+    network.load_state_dict({name: torch.from_numpy(array).float() for name, array in tensors.items()})
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put ``new`` where ``folder`` is. Folders cannot be swapped in one step, so the old one waits under another name."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    if not (folder / "config.json").exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} holds something that is no world model; it is left as it is.")
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    folder.rename(old / folder.name)
+    new.rename(folder)
+    shutil.rmtree(old)

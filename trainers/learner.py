@@ -1,0 +1,86 @@
+"""A network with its optimiser and moving average: one update, and all of it as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+#: Modules whose parameters weight decay leaves alone, beside every bias.
+NO_DECAY = (nn.GroupNorm, nn.LayerNorm, nn.Embedding)
+
+
+class Learner:
+    """AdamW, gradient clipping and an exponential moving average around one network."""
+
+    def __init__(
+        self, network: nn.Module, learning_rate: float, weight_decay: float, max_grad_norm: float, average_decay: float
+    ) -> None:
+        """Take a network over; its weights are updated in place."""
+        self.network = network
+        self.learning_rate = learning_rate
+        self.max_grad_norm = max_grad_norm
+        self.average = AveragedModel(network, multi_avg_fn=_moving_average(average_decay))
+        self.average.requires_grad_(False)
+        decayed, others = _by_decay(network)
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=learning_rate, eps=1e-8, fused=True)
+
+    def update(self, loss: Tensor, rate: float) -> Tensor:
+        """Descend the gradient of ``loss`` at ``rate`` times the learning rate; returns the norm before clipping."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate * rate
+        self.optimiser.step()
+        self.average.update_parameters(self.network)
+        return norm
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything an uninterrupted run would go on with, by name: weights, average and optimiser state."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            for key, value in self.optimiser.state[parameter].items():
+                tensors[f"optimiser.{name}.{key}"] = value
+        return tensors
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave.
+
+        Raises:
+            RuntimeError: a weight is missing, unknown or of another shape.
+        """
+        self.network.load_state_dict(_under("network.", tensors))
+        self.average.load_state_dict(_under("average.", tensors))
+        state = _under("optimiser.", tensors)
+        for name, parameter in self.network.named_parameters():
+            self.optimiser.state[parameter] = {
+                key: state[f"{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    decayed, others = [], []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            spared = isinstance(module, NO_DECAY) or "bias" in name
+            (others if spared else decayed).append(parameter)
+    return decayed, others
+
+
+def _moving_average(decay: float):  # noqa: ANN202 (the type is torch's own)
+    @torch.no_grad()
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        # A young average forgets quickly, so that short runs are not dominated by their beginning.
+        young = (1 + int(count)) / (10 + int(count))
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, young))
+
+    return average

@@ -1,0 +1,110 @@
+"""The sizes and schedules that come with a name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gym_dream.models.denoiser import DenoiserConfig
+from gym_dream.models.reward_termination import RewardTerminationConfig
+from gym_dream.world_model import WorldModelConfig
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the networks are fitted. The defaults are DIAMOND's for Atari."""
+
+    batch_size: int = 32
+    targets: int = 2
+    """Autoregressive targets of the denoiser's loss: how many frames in a row each sample predicts."""
+    learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    cooldown: float = 0.0
+    """Share of the run, at its end, over which the learning rate falls linearly to zero."""
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    """For the denoiser."""
+    reward_max_grad_norm: float = 100.0
+    """For the reward and termination model."""
+    average_decay: float = 0.999
+    """Of the moving average of the weights, which is what a run delivers."""
+    sigma_loc: float = -0.4
+    """ln sigma ~ N(sigma_loc, sigma_scale^2), clipped to [sigma_min, sigma_max]."""
+    sigma_scale: float = 1.2
+    sigma_min: float = 2e-3
+    sigma_max: float = 20.0
+    change_weight: float = 0.0
+    """Extra weight of pixels near which the frame changes."""
+    reward_batch_size: int = 32
+    reward_steps: int = 18
+    """Transitions of a training sequence of the reward and termination model."""
+    reward_interval: int = 1
+    """Updates of the denoiser for each of the reward and termination model."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A world model's architecture, given the environment, and how to train it."""
+
+    world_model: Callable[[dict[str, Any]], WorldModelConfig]
+    training: TrainingConfig
+    summary: str
+
+
+def _diamond_atari(env: dict[str, Any]) -> WorldModelConfig:
+    num_actions, (height, width, channels) = len(env["action_meanings"]), env["frame_shape"]
+    return WorldModelConfig(
+        env=env,
+        denoiser=DenoiserConfig(num_actions, image_channels=channels, quantisation="round"),
+        reward_termination=RewardTerminationConfig(num_actions, (height, width), image_channels=channels),
+    )
+
+
+def _small(env: dict[str, Any]) -> WorldModelConfig:
+    num_actions, (height, width, channels) = len(env["action_meanings"]), env["frame_shape"]
+    return WorldModelConfig(
+        env=env,
+        denoiser=DenoiserConfig(
+            num_actions,
+            image_channels=channels,
+            cond_channels=128,
+            depths=(1, 1, 1),
+            channels=(64, 64, 96),
+            attention=(False, False, False),
+            quantisation="round",
+            patch_size=2,
+            predict_change=True,
+        ),
+        reward_termination=RewardTerminationConfig(
+            num_actions,
+            (height, width),
+            image_channels=channels,
+            cond_channels=64,
+            depths=(1, 1, 1),
+            channels=(64, 64, 64),
+            attention=(False, False, False),
+            lstm_size=128,
+            patch_size=4,
+        ),
+    )
+
+
+PRESETS = {
+    "diamond-atari": Preset(
+        _diamond_atari, TrainingConfig(), "the paper's networks (4.4M + 5.9M parameters) and schedule; for a GPU"
+    ),
+    "small": Preset(
+        _small,
+        TrainingConfig(
+            learning_rate=4e-4,
+            cooldown=0.3,
+            sigma_loc=0.6,
+            sigma_scale=1.4,
+            change_weight=60.0,
+            reward_batch_size=16,
+            reward_interval=4,
+        ),
+        "2.3M + 1M parameters, a fifth of the arithmetic; hours on two CPU cores",
+    ),
+}
