@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ class WorldModelConfig:
     """The real environment, as `gym_dream.real.env_spec` makes it: preprocessing, action meanings and keys."""
     denoiser: DenoiserConfig
     reward_termination: RewardTerminationConfig
-    sampler: SamplerConfig = SamplerConfig()
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     format_version: int = FORMAT_VERSION
 
 
@@ -138,10 +138,10 @@ class WorldModel:
         """
         if num_denoising_steps is not None:
             sampler["num_denoising_steps"] = num_denoising_steps
-        known = {field.name for field in dataclasses.fields(SamplerConfig)}
+        known = {f.name for f in dataclasses.fields(SamplerConfig)}
         if unknown := sorted(set(sampler) - known):
             raise ValueError(f"model_kwargs: unknown {unknown}; this model takes {sorted(known)}.")
-        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        where = resolve_device(device)
         denoiser, reward_termination = self._on(where)
         if compile:
             denoiser.inner_model.compile()
@@ -198,7 +198,17 @@ def _download(repository: str) -> Path:
     return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns))
 
 
+def resolve_device(device: str) -> torch.device:
+    """A PyTorch device by name; "auto" is the GPU if there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type of a network's arithmetic: "auto" is bfloat16 where the hardware has it, else float32.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
     if precision == "auto":
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -235,7 +245,7 @@ def _load_weights(network: nn.Module, path: Path) -> None:
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Put ``new`` where ``folder`` is. Folders cannot be swapped in one step, so the old one waits under another name."""
+    """Put ``new`` where ``folder`` is; the old one waits under another name, for folders cannot be swapped in one step."""
     if not folder.exists():
         new.rename(folder)
         return

@@ -1,36 +1,26 @@
-"""Fit a world model to recorded play: `gym-dream fit`."""
+"""A world model being fitted to recorded play: networks, optimisers, data, and the number of updates so far."""
 
 from __future__ import annotations
 
-import math
-import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from gym_dream.configuration import from_json, to_json
-from gym_dream.data import Episode, EpisodeStore, Segments, SegmentSampler, split_held_out, start_contexts
-from gym_dream.files import read_json, write_json
+from gym_dream.data import Episode, Segments, SegmentSampler, split_held_out, start_contexts
 from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
 from gym_dream.models.reward_termination import (
     RewardTerminationLoss,
     RewardTerminationModel,
     reward_termination_loss,
 )
-from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve_dtype
+from gym_dream.world_model import WorldModel, WorldModelConfig
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .learner import Learner
-from .presets import PRESETS, TrainingConfig
+from .presets import TrainingConfig
 
 HELD_OUT_BATCHES = 8
 
@@ -108,7 +98,7 @@ class Fit:
         report = {"denoiser/loss": loss.detach(), "denoiser/grad_norm": norm}
         if self.step % training.reward_interval == 0:
             segments = self.reward_sampler.sample(training.reward_batch_size, rng)
-            losses, _ = self._reward_termination_loss(self.world_model.reward_termination, segments)
+            losses = self._reward_termination_loss(self.world_model.reward_termination, segments)
             norm = self.reward_termination.update(losses.reward + losses.termination, rate)
             report["reward/loss"] = losses.reward.detach()
             report["termination/loss"] = losses.termination.detach()
@@ -128,10 +118,17 @@ class Fit:
             segments = self.held_out_frame_sampler.sample(training.batch_size, rng)
             sums["denoiser"].append(self._denoiser_loss(averaged.denoiser, segments, generator).item())
             segments = self.held_out_reward_sampler.sample(training.reward_batch_size, rng)
-            losses, _ = self._reward_termination_loss(averaged.reward_termination, segments)
+            losses = self._reward_termination_loss(averaged.reward_termination, segments)
             sums["reward"].append(losses.reward.item())
             sums["termination"].append(losses.termination.item())
         return {f"held_out/{name}_loss": float(np.mean(values)) for name, values in sums.items()}
+
+    def start_from(self, model: WorldModel) -> None:
+        """Take over another model's weights, which must be of the same architecture."""
+        pairs = (self.denoiser, model.denoiser), (self.reward_termination, model.reward_termination)
+        for learner, network in pairs:
+            learner.network.load_state_dict(network.state_dict())
+            learner.average.module.load_state_dict(network.state_dict())
 
     def averaged(self) -> WorldModel:
         """The world model with the averaged weights: what the run delivers."""
@@ -171,15 +168,13 @@ class Fit:
         sigma = (t.sigma_loc + t.sigma_scale * normal(batch)).exp().clamp(t.sigma_min, t.sigma_max)
         return TrainingNoise(sigma, normal(batch, channels, 1, 1), normal(*frame.shape))
 
-    def _reward_termination_loss(
-        self, model: RewardTerminationModel, segments: Segments
-    ) -> tuple[RewardTerminationLoss, Tensor]:
+    def _reward_termination_loss(self, model: RewardTerminationModel, segments: Segments) -> RewardTerminationLoss:
         frames, actions, mask = self._tensors(segments)
         with self._autocast():
             prediction = model(frames[:, :-1], actions, frames[:, 1:])
         mask = mask[:, :-1] & mask[:, 1:]
         rewards, terminated = (torch.from_numpy(a).to(self.device) for a in (segments.rewards, segments.terminated))
-        return reward_termination_loss(prediction, rewards, terminated, mask), mask
+        return reward_termination_loss(prediction, rewards, terminated, mask)
 
     def _tensors(self, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
         """Frames travel to the device as bytes and are scaled there."""
@@ -198,168 +193,3 @@ def learning_rate_factor(step: int, progress: float, training: TrainingConfig) -
     warmup = min(1.0, (step + 1) / max(1, training.warmup_steps))
     cooldown = min(1.0, (1 - progress) / training.cooldown) if training.cooldown else 1.0
     return warmup * max(0.0, cooldown)
-
-
-def fit(
-    data: Path,
-    out: Path,
-    *,
-    preset: str = "small",
-    steps: int | None = None,
-    minutes: float | None = None,
-    init: str | None = None,
-    resume: bool = False,
-    seed: int = 0,
-    held_out_fraction: float = 0.06,
-    device: str = "auto",
-    precision: Precision = "auto",
-    compile: bool = False,
-    checkpoint_minutes: float = 5.0,
-    training: dict[str, Any] | None = None,
-    progress: bool = True,
-) -> Path:
-    """Fit a world model and write it to ``out / "world_model"``.
-
-    Args:
-        data: the folder of an `EpisodeStore`.
-        out: the run folder: ``config.json``, ``checkpoint.safetensors``, ``logs`` (TensorBoard), ``world_model``.
-        preset: a name of `PRESETS`.
-        steps: updates of the denoiser in all, those before a resume included.
-        minutes: or the time to train for, likewise.
-        init: start from the weights of this world model (name, folder or hub) instead of fresh ones.
-        resume: go on with the run in ``out``, with its own configuration.
-        seed: of networks, held-out games, batches and noise.
-        held_out_fraction: share of the games that training never sees.
-        device: a PyTorch device or "auto".
-        precision: of the networks' arithmetic, or "auto".
-        compile: compile the networks: slower to begin, faster from the second minute on.
-        checkpoint_minutes: time between checkpoints, the most that an interruption can cost.
-        training: settings of `TrainingConfig` that differ from the preset's.
-        progress: show a progress bar.
-
-    Returns:
-        The world model folder.
-
-    Raises:
-        FileExistsError: ``out`` already holds a run, and ``resume`` is not set.
-        FileNotFoundError: no data, no such preset's run to resume, or no model to start from.
-        ValueError: settings that do not fit together, or a loss that is no longer a number.
-    """
-    if (steps is None) == (minutes is None):
-        raise ValueError("Say how long to train: either steps or minutes.")
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    dtype = resolve_dtype(precision, where)
-    if resume:
-        config = from_json(FitConfig, read_json(out / "config.json"), str(out / "config.json"))
-    else:
-        if (out / "config.json").exists():
-            raise FileExistsError(f"{out} already holds a run. Go on with it by --resume, or choose another --out.")
-        config = _new_config(data, preset, init, training or {}, held_out_fraction, seed)
-    episodes = EpisodeStore(config.data).load_all()[: config.games]
-    run = Fit(config, episodes, where, dtype, compile)
-    seconds = 0.0
-    if resume:
-        seconds = run.load(out)
-    else:
-        if init is not None:
-            _load_into(run, WorldModel.load(init))
-        write_json(out / "config.json", to_json(config))
-    _train(run, out, seconds, steps, minutes, checkpoint_minutes, progress)
-    return out / "world_model"
-
-
-def _new_config(
-    data: Path, preset: str, init: str | None, training: dict[str, Any], held_out_fraction: float, seed: int
-) -> FitConfig:
-    if preset not in PRESETS:
-        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
-    store = EpisodeStore(data)
-    env = store.env
-    if env is None:
-        raise FileNotFoundError(f"No episodes in {data}: record some with `gym-dream collect --out {data}`.")
-    world_model = PRESETS[preset].world_model({**env, "ending": "life"})
-    if init is not None:
-        world_model = WorldModel.load(init).config
-    settings = {**to_json(PRESETS[preset].training), **training}
-    return FitConfig(
-        world_model=world_model,
-        training=from_json(TrainingConfig, settings, "training"),
-        data=str(Path(data).resolve()),
-        games=len(store),
-        held_out_fraction=held_out_fraction,
-        seed=seed,
-    )
-
-
-def _load_into(run: Fit, model: WorldModel) -> None:
-    for learner, network in (
-        (run.denoiser, model.denoiser),
-        (run.reward_termination, model.reward_termination),
-    ):
-        learner.network.load_state_dict(network.state_dict())
-        learner.average.module.load_state_dict(network.state_dict())
-
-
-def _train(
-    run: Fit,
-    out: Path,
-    seconds: float,
-    steps: int | None,
-    minutes: float | None,
-    checkpoint_minutes: float,
-    progress: bool,
-) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    total = steps if steps is not None else 60 * (minutes or 0)
-    began = saved = time.monotonic() - seconds
-    with (
-        SummaryWriter(out / "logs", purge_step=run.step) as log,
-        _stop_signal() as stopped,
-        tqdm(total=total, unit="step" if steps else "s", disable=not progress) as bar,
-    ):
-        saved = time.monotonic()
-        shown = 0.0
-        while True:
-            done = run.step if steps is not None else time.monotonic() - began
-            if done >= total or stopped():
-                break
-            report = run.update(done / total)
-            if run.step % 20 == 0 or run.step == 1:
-                values = {name: float(value) for name, value in report.items()}
-                if not math.isfinite(values["denoiser/loss"]):
-                    raise ValueError(f"The loss is {values['denoiser/loss']} at step {run.step}; see {out}.")
-                for name, value in values.items():
-                    log.add_scalar(name, value, run.step)
-                shown = values["denoiser/loss"]
-            now = run.step if steps is not None else time.monotonic() - began
-            bar.update(round(min(now, total) - bar.n, 1))
-            bar.set_postfix(step=run.step, loss=f"{shown:.4f}", refresh=False)
-            if time.monotonic() - saved > 60 * checkpoint_minutes:
-                _checkpoint(run, out, time.monotonic() - began, log)
-                saved = time.monotonic()
-        _checkpoint(run, out, time.monotonic() - began, log)
-
-
-def _checkpoint(run: Fit, out: Path, seconds: float, log: Any) -> None:
-    run.save(out, seconds)
-    for name, value in run.evaluate().items():
-        log.add_scalar(name, value, run.step)
-        tqdm.write(f"step {run.step}: {name} {value:.4f}")
-
-
-@contextmanager
-def _stop_signal() -> Iterator[Any]:
-    """Turn the first Ctrl-C into a polite request; the second one interrupts as usual."""
-    caught = False
-
-    def request(signum: int, frame: FrameType | None) -> None:
-        nonlocal caught
-        caught = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, request)
-    try:
-        yield lambda: caught
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter
     return decayed, others
 
 
-def _moving_average(decay: float):  # noqa: ANN202 (the type is torch's own)
+def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
     @torch.no_grad()
     def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         # A young average forgets quickly, so that short runs are not dominated by their beginning.

@@ -41,7 +41,7 @@ class DenoiserConfig:
 
 
 class Preconditioners(NamedTuple):
-    """EDM's scalings (Karras et al. 2022, table 1) with DIAMOND's offset noise in sigma; shaped (B, 1, 1, 1), c_noise (B,)."""
+    """EDM's scalings (Karras et al. 2022, table 1) with offset noise in sigma; (B, 1, 1, 1), c_noise (B,)."""
 
     c_in: Tensor
     c_out: Tensor
@@ -135,7 +135,7 @@ class Denoiser(nn.Module):
         return base + (1 - c.c_skip) * past[:, -1] if self.config.predict_change else base
 
     def network(self, noisy: Tensor, past: Tensor, actions: Tensor, c: Preconditioners) -> Tensor:
-        """F: ``noisy`` (B, C, H, W), ``past`` (B, L, C, H, W) in [-1, 1], ``actions`` (B, L) -> float32 (B, C, H, W)."""
+        """F of ``noisy`` (B, C, H, W), ``past`` (B, L, C, H, W) and ``actions`` (B, L): float32 (B, C, H, W)."""
         past = past.flatten(1, 2) / self.config.sigma_data
         return self.inner_model(noisy * c.c_in, c.c_noise, past, actions).float()
 

@@ -1,4 +1,4 @@
-"""Building blocks of the networks. Attribute names are those of DIAMOND's released checkpoints, which so load without a table."""
+"""Building blocks of the networks, with the attribute names of DIAMOND's checkpoints, which so load without a table."""
 
 from __future__ import annotations
 

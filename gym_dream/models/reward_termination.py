@@ -1,4 +1,4 @@
-"""DIAMOND's reward and termination model: what a transition between two frames pays, and whether it ends the episode."""
+"""DIAMOND's reward and termination model: what a transition pays, and whether it ends the episode."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 
@@ -62,7 +62,7 @@ def sample(
     """
     x, sigmas = start, noise_levels(config)
     churn = min(config.s_churn / config.num_denoising_steps, 2**0.5 - 1)
-    for sigma, next_sigma in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, next_sigma in itertools.pairwise(sigmas):
         gamma = churn if config.s_tmin <= sigma <= config.s_tmax else 0.0
         sigma_hat = sigma * (1 + gamma)
         if gamma > 0:
@@ -78,8 +78,3 @@ def sample(
             denoised = denoise(x_euler, x.new_full((len(x),), next_sigma))
             x = x + (slope + (x_euler - denoised) / next_sigma) / 2 * step
     return x
-
-
-def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the shape of ``x`` from a generator on its device."""
-    return torch.randn(x.shape, generator=generator, device=x.device)

@@ -37,7 +37,7 @@ class UNet(nn.Module):
         self.upsamples = nn.ModuleList([nn.Identity(), *(Upsample(c) for c in reversed(channels[:-1]))])
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """(B, channels[0], H, W) -> the same shape, for any H and W: odd sizes are padded right and bottom with zeros."""
+        """(B, channels[0], H, W) -> the same shape; odd sizes are padded right and bottom with zeros."""
         height, width = x.shape[-2:]
         multiple = 2 ** (len(self.d_blocks) - 1)
         x = F.pad(x, (0, -width % multiple, 0, -height % multiple))

@@ -1,0 +1,244 @@
+"""The training loop of a world model and its run folder: `gym-dream fit`."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from gym_dream.configuration import from_json, to_json
+from gym_dream.data import EpisodeStore
+from gym_dream.files import read_json, write_json
+from gym_dream.world_model import Precision, WorldModel, resolve_device, resolve_dtype
+
+from .fit import Fit, FitConfig
+from .presets import PRESETS, TrainingConfig
+
+LOG_INTERVAL = 20  # updates between two looks at the losses, each of which waits for the device
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run is to be, all of it, the part before a resume included.
+
+    Attributes:
+        amount: updates, or seconds.
+        unit: "step" or "s".
+    """
+
+    amount: float
+    unit: str
+
+    @classmethod
+    def of(cls, steps: int | None, minutes: float | None) -> Budget:
+        """Either a number of updates or a time.
+
+        Raises:
+            ValueError: both, neither, or not above zero.
+        """
+        if (steps is None) == (minutes is None):
+            raise ValueError("Say how long to train: either steps or minutes.")
+        budget = cls(steps, "step") if steps is not None else cls(60 * (minutes or 0), "s")
+        if budget.amount <= 0:
+            raise ValueError(f"Expected to train for more than nothing, got steps={steps}, minutes={minutes}.")
+        return budget
+
+    def used(self, steps: int, seconds: float) -> float:
+        """How much of the amount is used up, at most all of it."""
+        return min(self.amount, steps if self.unit == "step" else seconds)
+
+
+def fit(
+    data: Path | None,
+    out: Path,
+    *,
+    preset: str = "small",
+    steps: int | None = None,
+    minutes: float | None = None,
+    init: str | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    held_out_fraction: float = 0.06,
+    device: str = "auto",
+    precision: Precision = "auto",
+    compile: bool = False,
+    checkpoint_minutes: float = 5.0,
+    training: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Fit a world model and write it to ``out / "world_model"``.
+
+    Ctrl-C ends the run after the current update, with a checkpoint; a killed run loses at most what came after its last
+    one. A resumed run goes on as if never stopped: on a CPU, to the bit (given the same ``steps``; by ``minutes`` the
+    learning rate depends on the clock).
+
+    Args:
+        data: the folder of an `EpisodeStore`; None only when resuming.
+        out: the run folder: ``config.json``, ``checkpoint.safetensors``, ``logs`` (TensorBoard), ``world_model``.
+        preset: a name of `PRESETS`.
+        steps: updates of the denoiser in all, those before a resume included.
+        minutes: or the time to train for, likewise.
+        init: start from the architecture and weights of this world model (name, folder or hub), not from fresh ones.
+        resume: go on with the run in ``out``, by its own configuration.
+        seed: of networks, held-out games, batches and noise.
+        held_out_fraction: share of the games that training never sees.
+        device: a PyTorch device or "auto".
+        precision: of the networks' arithmetic, or "auto".
+        compile: compile the networks: a minute or two slower to begin, faster from then on.
+        checkpoint_minutes: time between checkpoints, the most that an interruption can cost.
+        training: settings of `TrainingConfig` that differ from the preset's.
+        progress: show a progress bar.
+
+    Returns:
+        The world model folder.
+
+    Raises:
+        FileExistsError: ``out`` already holds a run, and ``resume`` is not set.
+        FileNotFoundError: no data, no run to resume, or no model to start from.
+        ValueError: settings that cannot be or do not fit together.
+        FloatingPointError: a loss is no longer a number; the last checkpoint is kept.
+    """
+    budget = Budget.of(steps, minutes)
+    where = resolve_device(device)
+    dtype = resolve_dtype(precision, where)
+    if resume:
+        config = _stored_config(out, data)
+    elif (out / "config.json").exists():
+        raise FileExistsError(f"{out} already holds a run. Go on with it by --resume, or choose another --out.")
+    else:
+        config = _new_config(data, preset, init, training or {}, held_out_fraction, seed)
+    run = Fit(config, EpisodeStore(config.data).load_all()[: config.games], where, dtype, compile)
+    seconds = 0.0
+    if resume:
+        seconds = run.load(out)
+    else:
+        if init is not None:
+            run.start_from(WorldModel.load(init))
+        write_json(out / "config.json", to_json(config))
+    with _log(out / "logs", run.step) as log:
+        _train(run, out, budget, seconds, checkpoint_minutes, log, progress)
+    return out / "world_model"
+
+
+def _train(
+    run: Fit,
+    out: Path,
+    budget: Budget,
+    seconds: float,
+    checkpoint_minutes: float,
+    log: Callable[[Mapping[str, float], int], None],
+    progress: bool,
+) -> None:
+    began = time.monotonic() - seconds
+    saved = time.monotonic()
+    losses: dict[str, float] = {}
+
+    def used() -> float:
+        return budget.used(run.step, time.monotonic() - began)
+
+    def checkpoint() -> None:
+        if not all(map(math.isfinite, losses.values())):
+            raise FloatingPointError(
+                f"The losses are no longer numbers at step {run.step}: {losses}. {out} keeps the last good checkpoint; "
+                "a smaller learning rate or precision='float32' may help."
+            )
+        run.save(out, time.monotonic() - began)
+        log(run.evaluate(), run.step)
+
+    bar = tqdm(total=budget.amount, unit=budget.unit, disable=not progress, bar_format=_BAR)
+    with bar, _polite_interrupt() as interrupted:
+        while used() < budget.amount and not interrupted():
+            report = run.update(used() / budget.amount)
+            if run.step % LOG_INTERVAL == 0 or used() >= budget.amount:
+                losses |= {name: float(value) for name, value in report.items()}
+                log(losses, run.step)
+                bar.set_postfix(step=run.step, loss=f"{losses['denoiser/loss']:.4f}", refresh=False)
+            bar.update(used() - bar.n)
+            if time.monotonic() - saved >= 60 * checkpoint_minutes:
+                checkpoint()
+                saved = time.monotonic()
+        checkpoint()
+
+
+_BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+
+def _new_config(
+    data: Path | None,
+    preset: str,
+    init: str | None,
+    training: Mapping[str, Any],
+    held_out_fraction: float,
+    seed: int,
+) -> FitConfig:
+    if preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
+    if data is None:
+        raise ValueError("Expected the folder of recorded play to fit to (data), got none.")
+    store = EpisodeStore(data)
+    env = store.env
+    if env is None:
+        raise FileNotFoundError(f"No episodes in {data}: record some with `gym-dream collect --out {data}`.")
+    settings = {**to_json(PRESETS[preset].training), **training}
+    return FitConfig(
+        world_model=PRESETS[preset].world_model(env) if init is None else WorldModel.load(init).config,
+        training=from_json(TrainingConfig, settings, "training"),
+        data=str(data.resolve()),
+        games=len(store),
+        held_out_fraction=held_out_fraction,
+        seed=seed,
+    )
+
+
+def _stored_config(out: Path, data: Path | None) -> FitConfig:
+    config = from_json(FitConfig, read_json(out / "config.json"), str(out / "config.json"))
+    if data is not None and str(data.resolve()) != config.data:
+        raise ValueError(
+            f"{out} was fitted to {config.data}, not to {data}. Leave --data out to go on with it, or start a new run "
+            f"on other data with --init {out / 'world_model'}."
+        )
+    return config
+
+
+@contextmanager
+def _log(folder: Path, step: int) -> Iterator[Callable[[Mapping[str, float], int], None]]:
+    """A function that writes scalars for TensorBoard, if that is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        tqdm.write("No TensorBoard logs: pip install 'gym-dream[train]' for them.")
+        yield lambda values, at: None
+        return
+    with SummaryWriter(str(folder), purge_step=step + 1) as writer:
+
+        def write(values: Mapping[str, float], at: int) -> None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, at)
+
+        yield write
+
+
+@contextmanager
+def _polite_interrupt() -> Iterator[Callable[[], bool]]:
+    """Take the first Ctrl-C as a request to finish; the second one interrupts as usual."""
+    asked = False
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
