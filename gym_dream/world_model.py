@@ -16,6 +16,7 @@ from torch import nn
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data.contexts import Contexts
 from gym_dream.files import load_tensors, read_json, save_tensors, write_json
+from gym_dream.games import find_game
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig
 from gym_dream.models.diamond import DiamondDynamics
 from gym_dream.models.reward_termination import RewardTerminationConfig, RewardTerminationModel
@@ -181,10 +182,16 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     shipped = ", ".join(sorted(p.parent.name for p in PRETRAINED.glob("*/config.json"))) or "none"
     if path.is_dir():
         raise FileNotFoundError(f"{path} is a folder, but no world model: it has no config.json.")
+    try:
+        game = find_game(name).name
+    except ValueError:
+        game = "Breakout"
     raise FileNotFoundError(
-        f"No world model {name!r}: expected a folder with a config.json, a shipped name ({shipped}), or "
-        f"'hub:org/name'. To make one, record play with `gym-dream collect --game GAME --out DATA` and train with "
-        f"`gym-dream fit --data DATA --out RUN`; the model is then in RUN/world_model."
+        f"No world model {name!r} here: expected a folder with a config.json, a shipped name ({shipped}), or "
+        f"'hub:org/name'. To make one of {game}:\n"
+        f"    gym-dream collect --game {game} --out data/{game.lower()}\n"
+        f"    gym-dream fit --data data/{game.lower()} --out runs/{game.lower()}\n"
+        f"then gym.make('DreamEnv-v0', model='runs/{game.lower()}/world_model')."
     )
 
 
