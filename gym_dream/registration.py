@@ -1,0 +1,26 @@
+"""Gymnasium ids: ``Dream/<Game>-v0`` for the games of the Atari 100k benchmark, ``DreamEnv-v0`` for any world model."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+from gym_dream.games import GAMES
+
+HORIZON = 1000
+
+
+def register_envs() -> None:
+    """Register all ids, by strings: nothing heavy is imported before an environment is made."""
+    _register("DreamEnv-v0")
+    for game in GAMES:
+        _register(f"Dream/{game.name}-v0", model=game.name.lower())
+
+
+def _register(env_id: str, **kwargs: str) -> None:
+    gym.register(
+        id=env_id,
+        entry_point="gym_dream.env:DreamEnv",
+        vector_entry_point="gym_dream.vector_env:DreamVectorEnv",
+        max_episode_steps=HORIZON,
+        kwargs=kwargs,
+    )
