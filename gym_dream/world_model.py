@@ -252,7 +252,7 @@ def _load_weights(network: nn.Module, path: Path) -> None:
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Put ``new`` where ``folder`` is; the old one waits under another name, for folders cannot be swapped in one step."""
+    """Put ``new`` where ``folder`` is. Folders cannot be swapped in one step: the old one waits under another name."""
     if not folder.exists():
         new.rename(folder)
         return
