@@ -55,7 +55,8 @@ def preconditioners(sigma: Tensor, sigma_data: float, sigma_offset_noise: float)
     c_in = 1 / (sigma**2 + sigma_data**2).sqrt()
     c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
     c_out = sigma * c_skip.sqrt()
-    return Preconditioners(*(c[:, None, None, None] for c in (c_in, c_out, c_skip)), sigma.log() / 4)
+    c_in, c_out, c_skip = (c[:, None, None, None] for c in (c_in, c_out, c_skip))
+    return Preconditioners(c_in, c_out, c_skip, c_noise=sigma.log() / 4)
 
 
 def quantise(x: Tensor, mode: Literal["truncate", "round"]) -> Tensor:
