@@ -160,7 +160,7 @@ class WorldModel:
         copies = Denoiser(self.config.denoiser), RewardTerminationModel(self.config.reward_termination)
         for copy, network in zip(copies, (self.denoiser, self.reward_termination), strict=True):
             copy.load_state_dict(network.state_dict())
-            copy.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
+            copy.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return copies
 
 

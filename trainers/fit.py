@@ -75,7 +75,7 @@ class Fit:
 
     def _learner(self, network: torch.nn.Module, max_grad_norm: float) -> Learner:
         training = self.config.training
-        network.to(self.device).to(memory_format=torch.channels_last)
+        network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Learner(network, training.learning_rate, training.weight_decay, max_grad_norm, training.average_decay)
 
     def update(self, progress: float) -> dict[str, Tensor]:
