@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gym_dream.data import Episode, Segments, SegmentSampler, split_held_out, start_contexts
+from gym_dream.data import ContextSampler, Episode, Segments, SegmentSampler, split_held_out, start_contexts
 from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
 from gym_dream.models.reward_termination import (
     RewardTerminationLoss,
@@ -23,6 +23,7 @@ from .learner import Learner
 from .presets import TrainingConfig
 
 HELD_OUT_BATCHES = 8
+REPLAY_CONTEXTS = 64  # moments of play that a model brings along
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,15 @@ class Fit:
         self.held_out_reward_sampler = SegmentSampler(
             self.held_out, training.reward_steps + 1, beyond_end=True, ending=ending
         )
-        # Start contexts of a shipped model come from games that training never saw.
-        starts = start_contexts(self.held_out, denoiser_config.context_length)
+        # Dreams begin from games that training never saw.
+        length = denoiser_config.context_length
+        starts = start_contexts(self.held_out, length)
+        replay = ContextSampler(self.held_out, length, ending=ending).sample(
+            REPLAY_CONTEXTS, np.random.default_rng(config.seed)
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.world_model = WorldModel.create(config.world_model, starts)
+            self.world_model = WorldModel.create(config.world_model, starts, replay)
         self.denoiser = self._learner(self.world_model.denoiser, training.max_grad_norm)
         self.reward_termination = self._learner(self.world_model.reward_termination, training.reward_max_grad_norm)
         if compile:
