@@ -7,11 +7,13 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gym_dream.files import load_tensors, save_tensors
+
+Game = TypeVar("Game")
 
 EPISODE_FORMAT = "gym_dream.episode"
 EPISODE_VERSION = 1
@@ -191,7 +193,7 @@ def check_format(
         )
 
 
-def split_held_out(episodes: Sequence[Episode], fraction: float, seed: int) -> tuple[list[Episode], list[Episode]]:
+def split_held_out(episodes: Sequence[Game], fraction: float, seed: int) -> tuple[list[Game], list[Game]]:
     """Set whole games aside for evaluation.
 
     One game is drawn from every stretch of 1 / fraction games, so early and late play are both held out, and a game
@@ -199,7 +201,7 @@ def split_held_out(episodes: Sequence[Episode], fraction: float, seed: int) -> t
     one held out).
 
     Args:
-        episodes: Whole games, oldest first.
+        episodes: Whole games, oldest first, or their paths.
         fraction: The share to hold out, above 0 and up to 0.5.
         seed: The same seed makes the same choice.
 
