@@ -1,0 +1,207 @@
+"""Breakout: where ball and paddle are, and a scripted player.
+
+Positions are in pixels of the 64x64 frame; pixel i has its centre at i. The console's memory counts in pixels of its
+own 160x210 picture, from another origin (found by comparing memory and picture over whole games):
+
+    ======= ========================================== ================================
+    address what it holds                              in the console's picture
+    ======= ========================================== ================================
+    57      lives left
+    72      paddle, horizontal                         left edge at ram - 47, 16 wide
+    99      ball, horizontal                           left edge at ram - 49, 2 wide
+    101     ball, vertical; 0 while there is no ball   top edge at ram + 9, 4 high
+    ======= ========================================== ================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gym_dream.policy import streams
+
+if TYPE_CHECKING:
+    from gym_dream.data.contexts import Contexts
+
+NOOP, FIRE, RIGHT, LEFT = range(4)
+
+RAM_PADDLE, RAM_BALL_X, RAM_BALL_Y = 72, 99, 101
+SCALE_X, SCALE_Y = 64 / 160, 64 / 210  # frame pixels per pixel of the console
+
+FIELD_ROWS, FIELD_COLUMNS = slice(29, 57), slice(3, 61)  # between the bricks and the paddle
+PADDLE_ROW, PADDLE_COLUMNS = 58, slice(4, 60)  # without the foot of the right wall, which is red, too
+BALL_REDNESS = 125  # red minus green, summed over a ball at rest; up to twice that for a moving one
+
+COURT_LEFT, COURT_RIGHT = 8 * SCALE_X - 0.5, 152 * SCALE_X - 0.5  # between these the ball's centre moves
+LANDING = 187 * SCALE_Y - 0.5  # height of the ball's centre when it touches the paddle
+STRIDE = 23 * SCALE_X  # how far one LEFT or RIGHT moves the paddle: half of it at once, half in the next step
+SPREAD = 3 * SCALE_X  # how far from the paddle's centre the player chooses to meet the ball
+SERVE = 0.2  # probability to serve, at each step without a ball
+
+
+def locate_in_ram(ram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ball and paddle from the console's memory, uint8 (N, 128).
+
+    Returns:
+        The ball's centre (x, y), float (N, 2), NaN while there is none, and the paddle's centre x, float (N,).
+    """
+    ram = ram.astype(np.float64)
+    ball = np.stack([(ram[:, RAM_BALL_X] - 48) * SCALE_X, (ram[:, RAM_BALL_Y] + 11) * SCALE_Y], axis=1) - 0.5
+    ball[ram[:, RAM_BALL_Y] == 0] = np.nan
+    return ball, (ram[:, RAM_PADDLE] - 39) * SCALE_X - 0.5
+
+
+def locate_in_frames(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ball and paddle from frames, uint8 (N, 64, 64, 3), real or dreamt.
+
+    Both are the only red things below the bricks (the walls are grey). The ball is not looked for among the bricks and
+    above them, where it has their colour. A frame merges two moments a quarter of a step apart, so what moves lies an
+    eighth of a step behind `locate_in_ram`; otherwise the two agree to within 0.3 pixels.
+
+    Returns:
+        As `locate_in_ram`; the ball is NaN where nothing as red as a tenth of a ball is seen, the paddle where its row
+        holds nothing red.
+    """
+    redness = np.clip(frames[..., 0].astype(np.int64) - frames[..., 1], 0, None)
+
+    field = np.zeros_like(redness)
+    field[:, FIELD_ROWS, FIELD_COLUMNS] = redness[:, FIELD_ROWS, FIELD_COLUMNS]
+    rows, columns = np.unravel_index(field.reshape(len(field), -1).argmax(axis=1), field.shape[1:])
+    near_row = np.abs(np.arange(field.shape[1]) - rows[:, None]) <= 2
+    near_column = np.abs(np.arange(field.shape[2]) - columns[:, None]) <= 2
+    spot = field * near_row[:, :, None] * near_column[:, None, :]
+    ball = np.stack([_centroid(spot.sum(axis=1)), _centroid(spot.sum(axis=2))], axis=1)
+    ball[spot.sum(axis=(1, 2)) < BALL_REDNESS / 10] = np.nan
+
+    floor = np.zeros_like(redness[:, PADDLE_ROW])
+    floor[:, PADDLE_COLUMNS] = redness[:, PADDLE_ROW, PADDLE_COLUMNS]
+    return ball, _centroid(floor)
+
+
+def _centroid(mass: np.ndarray) -> np.ndarray:
+    """Mean position, float (N,), of the mass (N, length); NaN where there is none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (mass * np.arange(mass.shape[1])).sum(axis=1) / mass.sum(axis=1)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What the scripted player remembers of N games."""
+
+    random: list[np.random.Generator]
+    sights: np.ndarray  # float (lag + 2, N, 2): where the ball was seen, the newest first; NaN: nowhere
+    heading: np.ndarray  # int (N,): -1, 0 or 1, where the last action drove the paddle
+    falling: np.ndarray  # bool (N,): the ball was coming down at the last step
+    offset: np.ndarray  # float (N,): where to meet the falling ball, relative to its landing
+    resort: np.ndarray  # float (N,): where to wait for a rising ball; NaN: below it
+
+
+@dataclass(frozen=True)
+class ScriptedBreakout:
+    """Foresees where the falling ball lands and meets it with a part of the paddle chosen anew for each fall.
+
+    While the ball rises the player follows it or waits at a random place, chosen anew for each rise. Without a ball it
+    serves at a random moment.
+
+    Attributes:
+        source: ``"pixels"`` looks at the frames, so it plays in dream and real game alike; ``"ram"`` reads the
+            console's memory, ``info["ram"]`` uint8 (N, 128).
+        noise: largest error in judging where the ball lands, as a fraction of the court's width, drawn for each fall.
+        lag: reaction time: the ball is seen that many steps late.
+    """
+
+    source: Literal["pixels", "ram"] = "pixels"
+    noise: float = 0.0
+    lag: int = 0
+
+    def __post_init__(self) -> None:
+        if self.source not in ("pixels", "ram"):
+            raise ValueError(f"source must be 'pixels' or 'ram', got {self.source!r}.")
+        if self.noise < 0 or self.lag < 0:
+            raise ValueError(f"noise and lag must not be negative, got noise={self.noise} and lag={self.lag}.")
+
+    @property
+    def name(self) -> str:
+        """E.g. ``"scripted(noise=0.03)"``; where the player looked is not said."""
+        lag = f",lag={self.lag}" if self.lag else ""
+        return f"scripted(noise={self.noise:g}{lag})"
+
+    def begin(self, num_envs: int, seed: int) -> _Memory:
+        """Nothing seen yet."""
+        return _Memory(
+            random=streams(num_envs, seed, purpose=2),
+            sights=np.full((self.lag + 2, num_envs, 2), np.nan),
+            heading=np.zeros(num_envs, np.int64),
+            falling=np.zeros(num_envs, np.bool_),
+            offset=np.zeros(num_envs),
+            resort=np.full(num_envs, np.nan),
+        )
+
+    def reset(self, state: _Memory, mask: np.ndarray, contexts: Contexts | None = None) -> _Memory:
+        """Forget the ball and the last action, or take them from the contexts' frames (with source "pixels")."""
+        fresh = self.begin(len(mask), seed=0)
+        sights, heading = fresh.sights, fresh.heading
+        if contexts is not None and self.source == "pixels":
+            for frames, real in zip(contexts.frames[:, :-1].swapaxes(0, 1), contexts.real[:, :-1].T, strict=True):
+                ball = np.where(real[:, None], locate_in_frames(frames)[0], np.nan)
+                sights = np.concatenate([ball[None], sights[:-1]])
+            if contexts.length > 1:
+                last = np.where(contexts.real[:, -2], contexts.actions[:, -1], NOOP)
+                heading = (last == RIGHT).astype(np.int64) - (last == LEFT)
+        return replace(
+            state,
+            sights=np.where(mask[:, None], sights, state.sights),
+            heading=np.where(mask, heading, state.heading),
+            falling=state.falling & ~mask,
+            resort=np.where(mask, np.nan, state.resort),
+        )
+
+    def act(self, state: _Memory, observations: np.ndarray, info: Mapping[str, Any]) -> tuple[np.ndarray, _Memory]:
+        """Drive the paddle to where the ball will land.
+
+        Raises:
+            ValueError: source is "ram" and the environment does not show its memory.
+        """
+        ball, paddle = self._look(observations, info)
+        sights = np.concatenate([ball[None], state.sights[:-1]])
+        here, velocity = sights[-2], sights[-2] - sights[-1]
+        falling = velocity[:, 1] > 0
+        dice = np.stack([stream.random(5) for stream in state.random]).T  # (5, N), uniform in [0, 1)
+
+        turned = falling != state.falling
+        misjudged = (2 * dice[0] - 1) * self.noise * (COURT_RIGHT - COURT_LEFT)
+        offset = np.where(turned, misjudged + (2 * dice[1] - 1) * SPREAD, state.offset)
+        anywhere = COURT_LEFT + dice[2] * (COURT_RIGHT - COURT_LEFT)
+        resort = np.where(turned, np.where(dice[3] < 0.5, anywhere, np.nan), state.resort)
+
+        steps = np.full(len(here), np.inf)  # until the ball lands
+        np.divide(LANDING - here[:, 1], velocity[:, 1], out=steps, where=falling)
+        landing = _reflect(here[:, 0] + np.where(falling, steps, 0.0) * velocity[:, 0])
+        target = np.where(falling, landing + offset, np.where(np.isnan(resort), here[:, 0], resort))
+
+        rest = paddle + state.heading * STRIDE / 2  # where the paddle stops if it is driven no further
+        reach = np.where(steps < 1.5, STRIDE / 2, STRIDE)
+        heading = np.nan_to_num(np.clip(np.round((target - rest) / reach), -1, 1)).astype(np.int64)
+        serve = np.isnan(here[:, 0]) & (dice[4] < SERVE)
+        heading[serve] = 0
+        actions = np.where(serve, FIRE, np.choose(heading + 1, [LEFT, NOOP, RIGHT]))
+        return actions, _Memory(state.random, sights, heading, falling, offset, resort)
+
+    def _look(self, observations: np.ndarray, info: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        if self.source == "pixels":
+            return locate_in_frames(observations)
+        if "ram" not in info:
+            raise ValueError(
+                "This scripted player reads info['ram'], which only gym_dream.real.make shows: use source='pixels'."
+            )
+        return locate_in_ram(info["ram"])
+
+
+def _reflect(x: np.ndarray) -> np.ndarray:
+    """Where a ball on its way to x ends up between the side walls."""
+    width = COURT_RIGHT - COURT_LEFT
+    phase = np.mod(x - COURT_LEFT, 2 * width)
+    return COURT_LEFT + width - np.abs(phase - width)

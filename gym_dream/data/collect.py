@@ -1,0 +1,199 @@
+"""Recording games: a policy plays the real game, every game becomes an episode in a store."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from tqdm import tqdm
+
+from gym_dream import real
+from gym_dream.data.episode import Episode, EpisodeInfo
+from gym_dream.data.store import EpisodeStore
+from gym_dream.games import find_game
+from gym_dream.policy import EpsilonPolicy, Policy
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one call of `collect` has recorded.
+
+    Attributes:
+        games: number of games, the unfinished last one included.
+        steps: number of steps.
+        interrupted: whether Ctrl-C ended it early.
+    """
+
+    games: int
+    steps: int
+    interrupted: bool
+
+
+def collect(
+    game: str,
+    policy: Policy,
+    steps: int,
+    out: str | os.PathLike[str],
+    *,
+    epsilon: float | Sequence[float] = 0.0,
+    seed: int = 0,
+    max_game_steps: int | None = None,
+    repeat_action_probability: float = 0.0,
+    progress: bool = True,
+) -> Collected:
+    """Play `steps` more steps of a game and append them to the store `out`.
+
+    Games are recorded whole, with all their lives, raw rewards and the console's memory. Game number i of the store is
+    played with seed ``seed + i``, for the game and the policy alike, so appending goes on with fresh seeds. No finished
+    step is lost: a game that is still going on at the end, at Ctrl-C or at an error is stored as `in_progress`.
+
+    Args:
+        game: one of the 26 games of `gym_dream.games.GAMES`.
+        policy: what plays.
+        steps: how many steps to record.
+        out: the folder of the store; made if there is none.
+        epsilon: probability of a random action at each step. Several levels share the steps equally: each game is
+            played at the level with the fewest steps so far (a level named twice counts twice).
+        seed: see above.
+        max_game_steps: cut off (truncate) a game after so many steps.
+        repeat_action_probability: the game's own randomness, see `gym_dream.real.make`.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: unknown game, `steps` below 1, an epsilon outside [0, 1], or a store that holds another game or
+            other settings.
+        OSError: the folder cannot be written to.
+    """
+    store = EpisodeStore(out)
+    spec = real.env_spec(game, repeat_action_probability=repeat_action_probability)
+    levels = [float(epsilon)] if isinstance(epsilon, (int, float)) else list(epsilon)
+    _check(store, spec, steps, levels)
+    num_actions = find_game(game).actions
+    players = [EpsilonPolicy(policy, level, num_actions) if level else policy for level in levels]
+    played = [0] * len(players)
+    games = 0
+    env = real.make(
+        game,
+        ending="game",
+        repeat_action_probability=repeat_action_probability,
+        max_episode_steps=max_game_steps,
+    )
+    with env, _ctrl_c() as interrupted, tqdm(total=steps, unit="step", disable=not progress) as bar:
+        while sum(played) < steps and not interrupted():
+            level = int(np.argmin(played))
+            game_seed = seed + len(store)
+            recorded: list[_Step] = []
+            try:
+                for step in _play(env, players[level], game_seed):
+                    recorded.append(step)
+                    bar.update()
+                    if sum(played) + len(recorded) == steps or interrupted():
+                        break
+            finally:
+                if recorded:
+                    store.add(_episode(recorded, spec, game_seed, players[level].name))
+                    played[level] += len(recorded)
+                    games += 1
+            bar.set_postfix(games=games, score=f"{sum(step.reward for step in recorded):g}")
+    return Collected(games, sum(played), interrupted())
+
+
+class _Step(NamedTuple):
+    """One recorded step; everything but the frame and action it began with is as it was afterwards."""
+
+    frame: np.ndarray
+    action: int
+    next_frame: np.ndarray
+    reward: float
+    life_lost: bool
+    game_over: bool
+    truncated: bool
+    lives: int
+    ram: np.ndarray
+
+
+def _play(env: gym.Env[Any, Any], policy: Policy, seed: int) -> Iterator[_Step]:
+    """Play one game to its end."""
+    frame, info = env.reset(seed=seed)
+    state = policy.begin(num_envs=1, seed=seed)
+    over = False
+    while not over:
+        lives = info["lives"]
+        actions, state = policy.act(state, frame[None], {name: np.asarray(value)[None] for name, value in info.items()})
+        next_frame, _, game_over, truncated, info = env.step(actions[0])
+        life_lost = info["lives"] < lives
+        if life_lost:
+            state = policy.reset(state, np.array([True]))
+        yield _Step(
+            frame=frame,
+            action=int(actions[0]),
+            next_frame=next_frame,
+            reward=info["raw_reward"],
+            life_lost=life_lost,
+            game_over=game_over,
+            truncated=truncated,
+            lives=info["lives"],
+            ram=info["ram"],
+        )
+        frame = next_frame
+        over = game_over or truncated
+
+
+def _episode(steps: list[_Step], spec: dict[str, Any], seed: int, policy: str) -> Episode:
+    last = steps[-1]
+    return Episode(
+        frames=np.stack([step.frame for step in steps] + [last.next_frame]),
+        actions=np.array([step.action for step in steps], np.int64),
+        rewards=np.array([step.reward for step in steps], np.float32),
+        terminated=np.array([step.life_lost or step.game_over for step in steps]),
+        truncated=np.array([step.truncated for step in steps]),
+        lives=np.array([step.lives for step in steps], np.int32),
+        ram=np.stack([step.ram for step in steps]),
+        info=EpisodeInfo(spec, seed, policy, in_progress=not (last.game_over or last.truncated)),
+    )
+
+
+def _check(store: EpisodeStore, spec: dict[str, Any], steps: int, levels: list[float]) -> None:
+    """Find out before the first step what would otherwise come out after the last."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+    if not levels:
+        raise ValueError("epsilon must be a number or at least one number, got none.")
+    there = store.env
+    if there is not None and there != spec:
+        differences = ", ".join(f"{key} {there.get(key)!r}" for key in spec if there.get(key) != spec[key])
+        raise ValueError(
+            f"{store.folder} holds episodes of another environment, with {differences}: choose another folder for "
+            f"{spec['id']} with these settings."
+        )
+    store.folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(store.folder, os.W_OK):
+        raise PermissionError(f"Cannot write to {store.folder}: choose a folder of your own.")
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C into a question asked between steps, so that it never splits a step or a file; twice really stops."""
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield received.is_set
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield received.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
