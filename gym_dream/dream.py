@@ -108,7 +108,7 @@ class Dream:
         self._state: Any = None
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-        seeds = range(seed, seed + num_dreams) if isinstance(seed, int) else seed
+        seeds = range(seed, seed + num_dreams) if isinstance(seed, (int, np.integer)) else seed
         # Where a dream stands in its stream: the number of its resets in the high word, the steps since in the low one.
         self._keys = self._positions = torch.zeros(num_dreams, dtype=torch.int64, device=self.dynamics.device)
         self._keys, self._positions = self._seeded(seeds, torch.ones_like(self._keys, dtype=torch.bool))
@@ -182,14 +182,14 @@ class Dream:
         return DreamStep(observation, reward, terminated, truncated)
 
     def _seeded(self, seeds: Sequence[int | None], chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and positions, with the chosen dreams that are given a seed put before the first reset of its stream."""
+        """Keys and positions, with the chosen dreams that are given a seed put at the beginning of its stream."""
         if len(seeds) != self.num_dreams:
             raise ValueError(f"Expected a seed for each of the {self.num_dreams} dreams, got {len(seeds)}.")
         picked = chosen.tolist()
         given = {row: stream_key(seed) for row, seed in enumerate(seeds) if picked[row] and seed is not None}
         rows = torch.tensor(list(given), dtype=torch.int64, device=self._keys.device)
         keys = torch.tensor(list(given.values()), dtype=torch.int64, device=self._keys.device)
-        return self._keys.index_copy(0, rows, keys), self._positions.index_fill(0, rows, -1 << 32)
+        return self._keys.index_copy(0, rows, keys), self._positions.index_fill(0, rows, 0)
 
     def _chosen(self, mask: Tensor | np.ndarray | None) -> Tensor:
         if mask is None:
@@ -220,7 +220,7 @@ class Dream:
                 f"contexts of shape {contexts.frames.shape[1:]}."
             )
         arrays = (contexts.frames, contexts.actions, contexts.real)
-        return ContextTensors(*(torch.tensor(array, device=self.dynamics.device) for array in arrays))
+        return ContextTensors(*(torch.as_tensor(array, device=self.dynamics.device) for array in arrays))
 
     def _actions(self, actions: Tensor | np.ndarray) -> Tensor:
         if isinstance(actions, Tensor) and actions.device.type != "cpu":

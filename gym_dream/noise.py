@@ -43,6 +43,13 @@ def philox(even: Tensor, odd: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     return even, odd & WORD
 
 
+def box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent standard normals, float32, from two random words, int64 in [0, 2^32)."""
+    radius = ((a.float() + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()  # half a step above zero, for the logarithm
+    angle = b.float() * (2.0**-32 * math.tau)
+    return radius * angle.cos(), radius * angle.sin()
+
+
 class RowNoise:
     """The random numbers of one step: row i draws from a stream fixed by its own key and counter.
 
@@ -78,12 +85,9 @@ class RowNoise:
         return (bits.float() * 2.0**-24).reshape(len(bits), *shape)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal, by Box and Muller: float32 (B, *shape)."""
+        """Standard normal: float32 (B, *shape)."""
         size = math.prod(shape)
-        u1, u2 = self._blocks(math.ceil(size / 4))
-        radius = ((u1.float() + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()
-        angle = u2.float() * (2.0**-32 * math.tau)
-        normals = torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
+        normals = torch.cat(box_muller(*self._blocks(math.ceil(size / 4))), dim=1)
         return normals.flatten(1)[:, :size].reshape(len(normals), *shape)
 
     def _blocks(self, count: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import gymnasium as gym
 
 from gym_dream.games import GAMES
 
-HORIZON = 1000
+HORIZON = 1000  # steps until a dream is truncated, unless told otherwise
 
 
 def register_envs() -> None:

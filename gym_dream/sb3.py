@@ -38,9 +38,9 @@ class SB3VecEnv(VecEnv):
         mode = env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise ValueError(
-                f"Stable-Baselines3 resets within the step: expected autoreset mode SAME_STEP, got {mode}. Make the vector "
-                "environment with autoreset_mode='SameStep', or, if it is a SyncVectorEnv or AsyncVectorEnv, with "
-                "vector_kwargs={'autoreset_mode': 'SameStep'}."
+                f"Stable-Baselines3 resets within the step: expected autoreset mode SAME_STEP, got {mode}. Make the "
+                "vector environment with autoreset_mode='SameStep', or, if it is a SyncVectorEnv or AsyncVectorEnv, "
+                "with vector_kwargs={'autoreset_mode': 'SameStep'}."
             )
         self.env = env
         self._actions: np.ndarray | None = None
@@ -77,10 +77,6 @@ class SB3VecEnv(VecEnv):
                 info["terminal_observation"] = _row(final_observations, i)
             info["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
         return observations, np.asarray(rewards, np.float32), dones, infos
-
-    def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Environment i gets ``seed + i`` at the next reset."""
-        return super().seed(seed)
 
     def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
         """Options for the next reset, as the vector environment takes them.

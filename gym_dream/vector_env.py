@@ -16,6 +16,7 @@ from gym_dream.actions import ActionNames
 from gym_dream.dream import Dream
 from gym_dream.dynamics import DreamModel
 from gym_dream.env import to_numpy
+from gym_dream.registration import HORIZON
 from gym_dream.settings import ResetFrom, context_source, open_model, reset_options
 
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
@@ -43,7 +44,7 @@ class DreamVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
         model: str | Path | DreamModel | None = None,
         num_envs: int = 1,
         *,
-        max_episode_steps: int = 1000,
+        max_episode_steps: int = HORIZON,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         reset_from: ResetFrom = "start",
         device: str = "auto",

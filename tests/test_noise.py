@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gym_dream.noise import RowNoise, philox
+from gym_dream.noise import WORD, RowNoise, box_muller, philox
 
 # Random123's tests/kat_vectors, the lines of philox4x32 with 10 rounds: counter, key, expected output.
 KNOWN_ANSWERS = [
@@ -82,6 +82,13 @@ def test_normals_are_standard_normal() -> None:
     half = flat.shape[1] // 2
     for a, b in ((flat[:, 1:], flat[:, :-1]), (flat[1:], flat[:-1]), (flat[:, half:], flat[:, :half])):
         assert abs((a * b).mean()) < 5 / a.numel() ** 0.5
+
+
+def test_normals_are_finite_for_every_word() -> None:
+    words = torch.tensor([0, 1, 1 << 31, WORD - 1, WORD])
+    normals = torch.stack(box_muller(*torch.cartesian_prod(words, words).unbind(dim=1)))
+    assert normals.isfinite().all()
+    assert 6 < normals.abs().max() < 7
 
 
 def test_uniforms_are_uniform_below_one() -> None:

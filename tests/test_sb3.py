@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from cartpole import make_cartpole
 from fakes import END, FakeWorldModel, contexts
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3 import PPO
@@ -32,9 +35,8 @@ def make_reference() -> DummyVecEnv:
     return DummyVecEnv([lambda: TimeLimit(DreamEnv(FakeWorldModel(), render_mode="rgb_array"), HORIZON)] * NUM_ENVS)
 
 
-def make_cartpoles(vectorization_mode: str = "sync") -> SB3VecEnv:
-    vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
-    return SB3VecEnv(gym.make_vec("CartPole-v1", 3, vectorization_mode, vector_kwargs, max_episode_steps=12))
+def make_cartpoles(kind: Callable[..., VectorEnv] = SyncVectorEnv) -> SB3VecEnv:
+    return SB3VecEnv(kind([make_cartpole] * 3, autoreset_mode=AutoresetMode.SAME_STEP))
 
 
 def assert_same_info(info: dict, expected: dict) -> None:
@@ -62,10 +64,9 @@ def test_agrees_with_dummy_vec_env_over_single_dreams() -> None:
     assert 0 < cut_off < ended
 
 
-@pytest.mark.parametrize("vectorization_mode", ["sync", "async"])
-def test_bridges_real_environments_too(vectorization_mode: str) -> None:
-    envs = make_cartpoles(vectorization_mode)
-    reference = DummyVecEnv([lambda: gym.make("CartPole-v1", max_episode_steps=12)] * 3)
+@pytest.mark.parametrize("kind", [SyncVectorEnv, partial(AsyncVectorEnv, context="spawn")], ids=["sync", "async"])
+def test_bridges_real_environments_too(kind: Callable[..., VectorEnv]) -> None:
+    envs, reference = make_cartpoles(kind), DummyVecEnv([make_cartpole] * 3)
     envs.seed(0), reference.seed(0)
     assert np.array_equal(envs.reset(), reference.reset())
     dones = 0
@@ -75,6 +76,7 @@ def test_bridges_real_environments_too(vectorization_mode: str) -> None:
             assert np.array_equal(array, other)
         for pair in zip(infos, expected_infos, strict=True):
             assert_same_info(*pair)
+        assert envs.reset_infos == reference.reset_infos
         dones += arrays[2].sum()
     assert dones > 5
     envs.close()

@@ -156,11 +156,12 @@ def test_reset_mask_with_seed_and_context() -> None:
     assert np.array_equal(info["context"]["actions"][mask], given.actions[mask])
     assert info["context"]["real"][mask].all()
     assert set(options) == {"reset_mask", "context"}
-    # For that reset only: the next one draws, from the stream of seed 50 + i.
-    drawn, _ = envs.reset(options={"reset_mask": mask})
-    other = make()
-    other.reset(seed=50)
-    assert np.array_equal(drawn[mask], other.reset()[0][mask])
+    # For that reset only: the next one draws, from the stream of seed 50 + i, and the others stay in theirs.
+    drawn, _ = envs.reset()
+    for seed, rows in ((50, mask), (0, ~mask)):
+        other = make()
+        other.reset(seed=seed)
+        assert np.array_equal(drawn[rows], other.reset()[0][rows])
 
 
 def test_replay_contexts_say_what_is_padding() -> None:
@@ -188,6 +189,7 @@ def test_arrays_are_never_shared() -> None:
 def test_metadata_is_a_copy() -> None:
     envs = make(autoreset_mode="SameStep")
     assert envs.metadata["autoreset_mode"] is envs.autoreset_mode is AutoresetMode.SAME_STEP
+    assert envs.metadata["render_fps"] == 15
     assert "autoreset_mode" not in DreamVectorEnv.metadata
     assert "autoreset_mode" not in VectorEnv.metadata
     assert make().metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
