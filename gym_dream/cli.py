@@ -1,0 +1,197 @@
+"""The command line: `gym-dream VERB …`. Heavy modules are imported by the verb that needs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from gymnasium.error import Error as GymnasiumError
+
+from gym_dream import pretrained
+from gym_dream.games import GAMES
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+# Errors whose message tells what to do; of any other, users should see where it came from.
+EXPLAINED = (ValueError, OSError, ImportError, FloatingPointError, GymnasiumError)
+
+DESCRIPTION = """Trained world models as Gymnasium environments. `gym-dream VERB --help` explains a verb.
+
+A policy given as sb3:FILE.zip is loaded by Stable-Baselines3, which unpickles it: a file from a stranger can run any
+program on your machine. Nothing else is ever unpickled."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Play a dream and the real game side by side, write them as a video and compare them in a small table."""
+
+    model: str = "breakout"
+    """The world model: one that ships (see `gym-dream list`), a folder, or hub:organisation/name[@revision]."""
+    policy: str = "scripted(noise=0.1)"
+    """What plays in both: scripted or scripted(noise=0.1,lag=2), for Breakout only; random; or sb3:FILE.zip (unpickled:
+    trust it). Each may end in +epsilon=0.1 for a share of random actions."""
+    steps: int = 300
+    """How many, in each world; 15 are a second of the game."""
+    out: Path = Path("demo.gif")
+    """The video, .gif or .mp4; the dream is on the left."""
+    seed: int = 0
+    """Of the dream, the game and the policy."""
+    device: str = "auto"
+    """Where the dream runs, e.g. cpu or cuda."""
+    precision: Precision = "auto"
+    """Of the dream's networks; auto: bfloat16 where the hardware has it."""
+
+    def __call__(self) -> None:
+        from gym_dream.demo import demo
+        from gym_dream.policy import load_policy
+        from gym_dream.world_model import WorldModel
+
+        world_model = WorldModel.load(self.model)
+        played = demo(
+            world_model,
+            load_policy(self.policy, world_model.config.env),
+            self.out,
+            steps=self.steps,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+        )
+        _print_table(
+            ("", "steps/s", "return", "lives ended"),
+            [(n, f"{p.steps_per_second:.1f}", f"{p.total_return:g}", str(p.lives)) for n, p in played.items()],
+        )
+        print(f"\nThe return is the sum of the rewards' signs. Wrote {self.out}.")
+
+
+@dataclass(frozen=True)
+class List:
+    """List the games, which of them ship with a trained world model, and how to make the others."""
+
+    def __call__(self) -> None:
+        shipped = {path.parent.name for path in Path(pretrained.__path__[0]).glob("*/config.json")}
+        rows = [
+            (f"Dream/{game.name}-v0", str(game.actions), "ships" if game.name.lower() in shipped else "-")
+            for game in GAMES
+        ]
+        _print_table(("id", "actions", "model"), rows)
+        print(
+            "\nWhat ships is ready for gymnasium.make(id). For another game:\n"
+            "  gym-dream collect --game GAME --policy random --steps 60000 --out DATA\n"
+            "  gym-dream fit --data DATA --out RUN --minutes 600\n"
+            '  gymnasium.make("DreamEnv-v0", model="RUN/world_model")'
+        )
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Record play of a real game. Appends to what is there; Ctrl-C ends it early and keeps every finished step."""
+
+    game: str
+    """One of the 26 games of `gym-dream list`, e.g. Breakout."""
+    steps: int
+    """How many to add."""
+    out: Path
+    """The folder of episodes."""
+    policy: str = "random"
+    """What plays: random; scripted or scripted(noise=0.1,lag=2), for Breakout only; or sb3:FILE.zip (unpickled: trust
+    it)."""
+    epsilon: tuple[float, ...] = (0.0,)
+    """Probability of a random action at each step; several levels share the steps equally."""
+    seed: int = 0
+    """Game i of the folder is played with seed + i."""
+
+    def __call__(self) -> None:
+        from gym_dream import real
+        from gym_dream.data.collect import collect
+        from gym_dream.policy import load_policy
+
+        policy = load_policy(self.policy, real.env_spec(self.game), source="ram")
+        done = collect(self.game, policy, self.steps, self.out, epsilon=self.epsilon, seed=self.seed)
+        print(f"Added {done.steps} steps to {self.out}, in games: {done.games}.")
+        if done.interrupted:
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Train a world model on recorded play. Ctrl-C saves and stops; --resume goes on as if it had never stopped."""
+
+    out: Path
+    """The run folder: checkpoint, logs for TensorBoard, and the world model in OUT/world_model."""
+    data: Path | None = None
+    """The folder that `gym-dream collect` wrote; needed unless the run is resumed."""
+    preset: Literal["small", "diamond-atari"] = "small"
+    """small: hours on two CPU cores. diamond-atari: the paper's networks and schedule, for a GPU."""
+    steps: int | None = None
+    """Train until so many updates are done, those before a resume included; give either steps or minutes."""
+    minutes: float | None = None
+    """Train for so long, the time before a resume included."""
+    init: str | None = None
+    """Begin with the weights of this world model: a name that ships, a folder, or hub:organisation/name[@revision]."""
+    resume: bool = False
+    """Go on with the run in OUT, with the settings it was begun with."""
+    training: dict[str, int | float] = field(default_factory=dict)
+    """Settings that differ from the preset's, e.g. --training batch_size 16 learning_rate 3e-4; they are the fields of
+    gym_dream.trainers.presets.TrainingConfig."""
+    held_out_fraction: float = 0.06
+    """Share of the games that is kept for measuring and for the dreams' starts; training never sees them."""
+    seed: int = 0
+    """Of networks, held-out games, batches and noise."""
+    device: str = "auto"
+    """Where to train, e.g. cpu or cuda."""
+    precision: Precision = "auto"
+    """Of the networks' arithmetic; auto: bfloat16 where the hardware has it."""
+    compile: bool = False
+    """Compile the networks: a slow first minute, faster ever after."""
+    checkpoint_minutes: float = 5.0
+    """Time between checkpoints, the most that a crash can cost."""
+
+    def __call__(self) -> None:
+        from gym_dream.trainers.run import fit
+
+        folder = fit(**vars(self))
+        print(f'Wrote {folder}: gymnasium.make("DreamEnv-v0", model="{folder}").')
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: of the command line; None: the process's own.
+
+    Returns:
+        The exit status: 0, 2 after an error that its message explains, 130 after Ctrl-C.
+    """
+    command = tyro.cli(
+        Demo | List | Collect | Fit,
+        prog="gym-dream",
+        description=DESCRIPTION,
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        command()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except EXPLAINED as error:
+        if os.environ.get("GYM_DREAM_DEBUG"):
+            raise
+        print(f"gym-dream: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print columns, the first aligned left, the others right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for first, *others in (head, *rows):
+        print("  ".join([first.ljust(widths[0]), *(text.rjust(w) for text, w in zip(others, widths[1:], strict=True))]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

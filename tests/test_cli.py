@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+from gym_dream import cli
+from gym_dream.cli import main
+from gym_dream.games import GAMES
+
+
+def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--help"])
+    assert stop.value.code == 0
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_help_names_the_verbs_and_the_one_danger(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys=capsys)
+    for verb in ("demo", "list", "collect", "fit"):
+        assert f"• {verb} " in text
+    assert "sb3:FILE.zip is loaded by Stable-Baselines3, which unpickles it" in text
+    for verb in ("demo", "collect"):
+        assert "sb3:FILE.zip (unpickled: trust it)" in help_of(verb, capsys=capsys)
+
+
+def test_help_and_list_need_no_torch() -> None:
+    program = (
+        "import sys; from gym_dream.cli import main; main(['list'])\n"
+        "try: main(['--help'])\nexcept SystemExit: assert not {'torch', 'cv2', 'ale_py'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+
+
+def test_list_shows_every_game_and_the_way_to_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    for game in GAMES:
+        assert f"Dream/{game.name}-v0" in text
+    assert "gym-dream collect --game" in text
+    assert "gym-dream fit --data" in text
+
+
+def test_fit_takes_what_the_trainer_takes() -> None:
+    from gym_dream.trainers.presets import PRESETS
+    from gym_dream.trainers.run import fit
+    from gym_dream.world_model import Precision
+
+    ours = {name: parameter.default for name, parameter in inspect.signature(cli.Fit).parameters.items()}
+    theirs = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
+    del theirs["progress"], ours["training"], theirs["training"], ours["data"], theirs["data"]
+    assert ours == theirs
+    hints = typing.get_type_hints(cli.Fit)
+    assert set(typing.get_args(hints["preset"])) == set(PRESETS)
+    assert hints["precision"] == Precision
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("collect --game Brekout --steps 5 --out {tmp}/data", "Did you mean Breakout"),
+        ("collect --game Pong --steps 5 --out {tmp}/data --policy scripted", "scripted player for Breakout only"),
+        ("collect --game Pong --steps 5 --out {tmp}/data --policy sb3:{tmp}/no.zip", "no.zip"),
+        ("collect --game Pong --steps 0 --out {tmp}/data", "steps must be at least 1"),
+        ("collect --game Pong --steps 5 --out {tmp}/data --epsilon 2", "between 0 and 1"),
+        ("demo --model {tmp}/nothing --out {tmp}/demo.gif", "gym-dream fit"),
+        ("fit --data {tmp}/none --out {tmp}/run --steps 5", "gym-dream collect"),
+        ("fit --data {tmp}/none --out {tmp}/run", "either steps or minutes"),
+        ("fit --out {tmp}/run --steps 5 --resume", "config.json"),
+    ],
+)
+def test_bad_requests_get_one_plain_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: str, message: str
+) -> None:
+    assert main(arguments.format(tmp=tmp_path).split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("gym-dream: ")
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_word_that_cannot_be_read_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--steps", "many"])
+    assert stop.value.code == 2
+    assert "steps" in capsys.readouterr().err
+
+
+def test_a_traceback_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GYM_DREAM_DEBUG", "1")
+    with pytest.raises(ValueError, match="Unknown game"):
+        main(["collect", "--game", "Brekout", "--steps", "5", "--out", str(tmp_path)])
+
+
+def test_errors_that_nobody_expected_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any) -> None:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(cli.List, "__call__", broken)
+    with pytest.raises(KeyError):
+        main(["list"])
+
+
+def test_ctrl_c_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.List, "__call__", interrupted)
+    assert main(["list"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_from_real_play_to_a_dream_of_a_second_game(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, run, video = tmp_path / "data", tmp_path / "run", tmp_path / "pong.gif"
+    collect = ["collect", "--game", "Pong", "--steps", "60", "--out", str(data), "--epsilon", "0", "0.5"]
+    fit = ["fit", "--out", str(run), "--training", "batch_size", "2", "reward_batch_size", "2"]
+    assert [main(collect), main(collect)] == [0, 0]
+    assert main([*fit, "--data", str(data), "--steps", "2"]) == 0
+    assert main([*fit, "--steps", "3", "--resume"]) == 0
+    model = run / "world_model"
+    assert main(["demo", "--model", str(model), "--policy", "random", "--steps", "4", "--out", str(video)]) == 0
+
+    out = capsys.readouterr().out
+    assert f"Added 60 steps to {data}, in games: 1." in out
+    assert f'gymnasium.make("DreamEnv-v0", model="{model}")' in out
+    assert out.splitlines()[-1].endswith(f"Wrote {video}.")
+    assert video.stat().st_size > 0
+    with gym.make("DreamEnv-v0", model=str(model)) as env:
+        observation, _ = env.reset(seed=0)
+        assert env.observation_space.contains(observation)
+        assert env.action_space == gym.spaces.Discrete(6)
+        assert env.unwrapped.get_action_meanings()[:2] == ["NOOP", "FIRE"]  # type: ignore[attr-defined]
