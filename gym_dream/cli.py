@@ -157,6 +157,41 @@ class Fit:
         print(f'Wrote {folder}: gymnasium.make("DreamEnv-v0", model="{folder}").')
 
 
+@dataclass(frozen=True)
+class Card:
+    """Measure a world model on held-out real games; write its model card and the contact sheet of real above dream."""
+
+    model: str
+    """The world model: a folder, a name that ships, or hub:organisation/name[@revision]."""
+    data: Path
+    """The episodes that it was trained on; measured are those that the training held out."""
+    out: Path
+    """The folder that gets README.md and contact_sheet.png; may be the model's own."""
+    runs: tuple[Path, ...] = ()
+    """The run folders that led to the model, in their order; by default the one that the model lies in."""
+    held_out: Path | None = None
+    """Episodes that no training has ever seen, to measure on instead."""
+    hardware_text: str = ""
+    """What the model was trained on; by default this machine."""
+    commands: Path | None = None
+    """A file with the shell commands that made the model, to be quoted."""
+    windows: int = 48
+    """Dreams to compare with what really happened."""
+    denoising_steps: tuple[int, ...] = (1, 3)
+    """Passes of the denoiser a frame to compare; the model's own setting is added."""
+    seed: int = 0
+    """Of the choice of windows and of the dreams."""
+    device: str = "auto"
+    """Where the dreams run, e.g. cpu or cuda."""
+    compile: bool = False
+    """Compile the networks: worth a minute's wait for many windows."""
+
+    def __call__(self) -> None:
+        from gym_dream.evaluation.card import write_card
+
+        print(f"Wrote {write_card(**vars(self))}.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -167,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error that its message explains, 130 after Ctrl-C.
     """
     command = tyro.cli(
-        Demo | List | Collect | Fit,
+        Demo | List | Collect | Fit | Card,
         prog="gym-dream",
         description=DESCRIPTION,
         args=arguments,

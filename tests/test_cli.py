@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_the_verbs_and_the_one_danger(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys=capsys)
-    for verb in ("demo", "list", "collect", "fit"):
+    for verb in ("demo", "list", "collect", "fit", "card"):
         assert f"• {verb} " in text
     assert "sb3:FILE.zip is loaded by Stable-Baselines3, which unpickles it" in text
     for verb in ("demo", "collect"):
@@ -48,15 +49,20 @@ def test_list_shows_every_game_and_the_way_to_a_model(capsys: pytest.CaptureFixt
     assert "gym-dream fit --data" in text
 
 
-def test_fit_takes_what_the_trainer_takes() -> None:
+def defaults(function: Any, *, without: Collection[str] = ()) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.name not in without}
+
+
+def test_verbs_take_what_their_functions_take() -> None:
+    from gym_dream.evaluation.card import write_card
     from gym_dream.trainers.presets import PRESETS
     from gym_dream.trainers.run import fit
     from gym_dream.world_model import Precision
 
-    ours = {name: parameter.default for name, parameter in inspect.signature(cli.Fit).parameters.items()}
-    theirs = {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
-    del theirs["progress"], ours["training"], theirs["training"], ours["data"], theirs["data"]
-    assert ours == theirs
+    assert defaults(cli.Card) == defaults(write_card)
+    odd = ("training", "data", "progress")
+    assert defaults(cli.Fit, without=odd) == defaults(fit, without=odd)
     hints = typing.get_type_hints(cli.Fit)
     assert set(typing.get_args(hints["preset"])) == set(PRESETS)
     assert hints["precision"] == Precision
@@ -71,6 +77,7 @@ def test_fit_takes_what_the_trainer_takes() -> None:
         ("collect --game Pong --steps 0 --out {tmp}/data", "steps must be at least 1"),
         ("collect --game Pong --steps 5 --out {tmp}/data --epsilon 2", "between 0 and 1"),
         ("demo --model {tmp}/nothing --out {tmp}/demo.gif", "gym-dream fit"),
+        ("card --model {tmp}/nothing --data {tmp}/none --out {tmp}/card", "gym-dream fit"),
         ("fit --data {tmp}/none --out {tmp}/run --steps 5", "gym-dream collect"),
         ("fit --data {tmp}/none --out {tmp}/run", "either steps or minutes"),
         ("fit --out {tmp}/run --steps 5 --resume", "config.json"),
