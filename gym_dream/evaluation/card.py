@@ -66,8 +66,8 @@ def measure(
 ) -> Measured:
     """Measure a world model on real games that it was not trained on.
 
-    Dreams begin where every probed object is in sight, and follow the real actions for 100 steps, or as many as the
-    longest stretch without an ending has.
+    Dreams begin where every probed object is in sight and follow the real actions for 100 steps, or for fewer where no
+    stretch without an ending is as long (see `STEPS`).
 
     Args:
         world_model: the model.
@@ -85,11 +85,10 @@ def measure(
     config = world_model.config
     ending, length, own = config.env["ending"], config.denoiser.context_length, config.sampler.num_denoising_steps
     probes = probes_of(config.env)
-    reach = min(max(STEPS), longest_window(episodes, length, ending=ending))
-    drawn = draw_windows(
-        episodes, length, max(reach, 1), windows, seed, ending=ending, begins=all_visible(probes) if probes else None
-    )
-    steps, sheet_steps = (tuple(k for k in ks if k <= reach) for ks in (STEPS, SHEET_STEPS))
+    longest = longest_window(episodes, length, ending=ending)
+    steps, sheet_steps = ([k for k in ks if k == 1 or k <= longest] for ks in (STEPS, SHEET_STEPS))
+    begins = all_visible(probes) if probes else None
+    drawn = draw_windows(episodes, length, steps[-1], windows, seed, ending=ending, begins=begins)
 
     forecasts, sheet = {}, None
     for passes in sorted({own, *denoising_steps}):
