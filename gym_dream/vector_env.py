@@ -25,7 +25,7 @@ StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any
 class DreamVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Many dreams of one world model, in one network call a denoising step.
 
-    Observations are uint8 (num_envs, H, W, C), fresh arrays; rewards float32, signs. Dream i with seed s goes just as
+    Observations are uint8 (num_envs, H, W, C), fresh arrays; rewards float64, signs. Dream i with seed s goes just as
     `DreamEnv` with seed s does (up to a grey level: sums are reordered in a larger batch).
 
     An ended dream is reset as ``autoreset_mode`` says, with Gymnasium's meanings: ``NEXT_STEP`` by the step after,
@@ -128,10 +128,10 @@ class DreamVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
                 "reset(options={'reset_mask': …})."
             )
         if overdue.all():
-            rewards, terminated, truncated = np.zeros(self.num_envs, np.float32), ~overdue, ~overdue
+            rewards, terminated, truncated = np.zeros(self.num_envs), ~overdue, ~overdue
         else:
             step = self.dream.step(actions)
-            rewards, terminated, truncated = map(to_numpy, (step.reward, step.terminated, step.truncated))
+            rewards, terminated, truncated = map(to_numpy, (step.reward.double(), step.terminated, step.truncated))
             rewards[overdue] = terminated[overdue] = truncated[overdue] = 0
         info: dict[str, Any] = {}
         ended = terminated | truncated

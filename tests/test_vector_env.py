@@ -51,7 +51,7 @@ def test_agrees_with_gymnasiums_vector_env_over_single_dreams(mode: AutoresetMod
     for actions in random_actions(40):
         result, wanted = envs.step(actions), reference.step(actions)
         for array, other in zip(result[:4], wanted[:4], strict=True):
-            assert np.array_equal(array, other)
+            assert np.array_equal(array, other) and array.dtype == other.dtype
         assert result[4].keys() == wanted[4].keys()
         ended = result[2] | result[3]
         endings += ended.sum()
@@ -72,7 +72,7 @@ def test_spaces_and_types() -> None:
     assert actions.shape == (NUM_ENVS,)
     observation, reward, terminated, truncated, info = envs.step(actions)
     assert observation in envs.observation_space
-    assert (reward.dtype, terminated.dtype, truncated.dtype) == (np.float32, np.bool_, np.bool_)
+    assert (reward.dtype, terminated.dtype, truncated.dtype) == (np.float64, np.bool_, np.bool_)
     assert info == {}
 
 
