@@ -41,8 +41,9 @@ class ContextTensors:
 class Dynamics(Protocol[State]):
     """How a batch of dreams goes on. Rows never mix; a row's random numbers come from ``noise`` alone.
 
-    ``State`` is a frozen dataclass (or NamedTuple) of tensors, or of such in turn, with the batch first. States and what
-    `step` returns are never written to afterwards, by either side. `Dream` calls both methods without gradients.
+    ``State`` is a frozen dataclass (or NamedTuple) of tensors, or of such in turn, with the batch first. States and
+    what `step` returns are never written to afterwards, by either side. No gradients run through a dream, but agents
+    compute with what it returns: use ``torch.no_grad``, not inference mode.
     """
 
     @property

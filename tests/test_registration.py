@@ -179,6 +179,16 @@ def test_sixteen_dreams_make_as_many_network_calls_as_one(spec: EnvSpec) -> None
     assert calls[1] == calls[16] != []
 
 
+def test_agents_may_compute_gradients_with_what_a_dream_returns(spec: EnvSpec) -> None:
+    dream = gym.make_vec(spec, num_envs=2).unwrapped.dream
+    weight = torch.ones((), requires_grad=True)
+    reset = dream.reset()
+    step = dream.step(torch.tensor([0, 1]))
+    for numbers in (reset.observation.float(), step.observation.float(), step.reward):
+        (numbers * weight).sum().backward()
+    assert not step.reward.requires_grad
+
+
 def test_make_vec_takes_its_settings(spec: EnvSpec) -> None:
     envs = gym.make_vec(spec, num_envs=2, autoreset_mode="SameStep", max_episode_steps=1, reset_from="start")
     assert isinstance(envs, DreamVectorEnv)

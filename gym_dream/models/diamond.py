@@ -61,7 +61,7 @@ class DiamondDynamics:
         self.frame_shape = (*reward_termination.config.frame_size, denoiser.config.image_channels)
         self.action_space = gym.spaces.Discrete(denoiser.config.num_actions)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def begin(self, context: ContextTensors, noise: RowNoise) -> DiamondState:
         """Burn the reward and termination model in on the context's transitions, as DIAMOND does, padding included."""
         frames = to_unit(context.frames, context.real)
@@ -71,7 +71,7 @@ class DiamondDynamics:
                 memory = self.reward_termination(frames[:, :-1], context.actions, frames[:, 1:], memory).state
         return DiamondState(context.frames, context.actions, context.real, memory.hidden, memory.cell)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, state: DiamondState, action: Tensor, noise: RowNoise) -> tuple[DiamondState, Tensor, Tensor, Tensor]:
         """See `gym_dream.dynamics.Dynamics.step`."""
         past = to_unit(state.frames, state.real)
