@@ -38,10 +38,11 @@ def from_json(cls: type[T], values: Any, where: str) -> T:
     if missing := sorted(required - set(values)):
         raise ValueError(f"{where}: missing {_list(missing)}.")
     hints = typing.get_type_hints(cls)
+    read = {name: _read(hints[name], value, f"{where}: {name}") for name, value in values.items()}
     try:
-        return cls(**{name: _read(hints[name], value, f"{where}: {name}") for name, value in values.items()})
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}.") from error
+        return cls(**read)
+    except ValueError as error:  # the class's own checks
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _read(hint: Any, value: Any, where: str) -> Any:
