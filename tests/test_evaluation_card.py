@@ -68,7 +68,14 @@ def test_the_card_of_a_run(run: Path, tmp_path: Path) -> None:
     commands.write_text("gym-dream fit --data DATA --out RUN\n")
     data, model = run.parent / "data", run / "world_model"
     path = write_card(
-        model, data, tmp_path / "out", commands=commands, hardware_text="an abacus", windows=3, denoising_steps=(1,)
+        model,
+        data,
+        tmp_path / "out",
+        commands=commands,
+        hardware_text="an abacus",
+        windows=3,
+        denoising_steps=(1,),
+        progress=False,
     )
     text = path.read_text(encoding="utf-8")
     assert "4 games, 76 steps; seeds 40 to 43." in text
@@ -95,11 +102,11 @@ def test_a_game_without_probes_and_without_a_run(run: Path, tmp_path: Path) -> N
     record(tmp_path / "unseen", "Pong", games=5)
     path = write_card(
         tmp_path / "pong", tmp_path / "data", tmp_path / "pong", held_out=tmp_path / "unseen", windows=2,
-        denoising_steps=(),
+        denoising_steps=(), progress=False,
     )  # fmt: skip
     text = path.read_text(encoding="utf-8")
     assert "# Pong, dreamt" in text and "ball" not in text and "## Training" not in text
-    assert "recorded apart, by the same kinds of policies: 5 games, 95 steps; seeds 40 to 44." in text
+    assert "recorded apart: 5 games, 95 steps; seeds 40 to 44; played by random, scripted." in text
     assert "held-out games: 5 games, 95 steps" in text
     assert WorldModel.load(tmp_path / "pong").card == text
 

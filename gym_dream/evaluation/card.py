@@ -63,6 +63,7 @@ def measure(
     device: str = "auto",
     compile: bool = False,
     sheet_scale: int = 2,
+    progress: bool = False,
 ) -> Measured:
     """Measure a world model on real games that it was not trained on.
 
@@ -78,6 +79,7 @@ def measure(
         device: a PyTorch device or "auto".
         compile: compile the networks: worth a minute's wait for many windows.
         sheet_scale: side of the square that a pixel becomes in the contact sheet.
+        progress: show progress bars.
 
     Raises:
         ValueError: no stretch of these games is long enough to dream of.
@@ -92,7 +94,8 @@ def measure(
 
     forecasts, sheet = {}, None
     for passes in sorted({own, *denoising_steps}):
-        dreamt = replay(world_model.dynamics(device, compile=compile, num_denoising_steps=passes), drawn, seed=seed)
+        dynamics = world_model.dynamics(device, compile=compile, num_denoising_steps=passes)
+        dreamt = replay(dynamics, drawn, seed=seed, progress=progress)
         name = f"dream, {passes} denoising step{'s' if passes > 1 else ''}" + (" (as shipped)" if passes == own else "")
         forecasts[name] = compare_at(drawn.frames, dreamt, probes, steps)
         if passes == own and dreamt.shape[-1] == 3:
@@ -161,6 +164,7 @@ def write_card(
     seed: int = 0,
     device: str = "auto",
     compile: bool = False,
+    progress: bool = True,
 ) -> Path:
     """Measure a world model and write its card and contact sheet: `gym-dream card`.
 
@@ -180,6 +184,7 @@ def write_card(
         seed: of the measurement.
         device: a PyTorch device or "auto".
         compile: compile the networks.
+        progress: show progress bars.
 
     Returns:
         The card's path.
@@ -207,6 +212,7 @@ def write_card(
         seed=seed,
         device=device,
         compile=compile,
+        progress=progress,
     )
     text = card(
         world_model,
@@ -268,7 +274,9 @@ def _data_section(data: DataFacts, held_out: DataFacts | None) -> str:
     policies = [[policy, str(games), f"{steps:,}"] for policy, (games, steps) in data.policies.items()]
     text = f"## Data\n\n{described(data)}.\n\n" + _rows(["policy", "games", "steps"], policies)
     if held_out is not None:
-        text += f"\n\nMeasured on games recorded apart, by the same kinds of policies: {described(held_out)}."
+        text += (
+            f"\n\nMeasured on games recorded apart: {described(held_out)}; played by {', '.join(held_out.policies)}."
+        )
     return text
 
 

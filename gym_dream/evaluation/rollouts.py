@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from gym_dream.data.contexts import Contexts
 from gym_dream.data.episode import Episode
@@ -108,7 +109,9 @@ def draw_windows(
     )
 
 
-def replay(dynamics: Dynamics, windows: Windows, *, seed: int = 0, max_batch: int = 64) -> np.ndarray:
+def replay(
+    dynamics: Dynamics, windows: Windows, *, seed: int = 0, max_batch: int = 64, progress: bool = False
+) -> np.ndarray:
     """Dream through the windows under their real actions; what the dream says of rewards and endings is ignored.
 
     Window i draws its noise from the seed ``seed + i``, whatever the batch.
@@ -118,18 +121,22 @@ def replay(dynamics: Dynamics, windows: Windows, *, seed: int = 0, max_batch: in
         windows: where and under which actions.
         seed: of the noise.
         max_batch: the most dreams at a time.
+        progress: show a progress bar.
 
     Returns:
         uint8 (N, K, H, W, C), to compare with ``windows.frames``.
     """
     dreamt = np.empty_like(windows.frames)
-    for begin in range(0, len(windows), max_batch):
-        part = windows[begin : begin + max_batch]
-        seeds = range(seed + begin, seed + begin + len(part))
-        dream = Dream(dynamics, num_dreams=len(part), contexts=part.contexts, horizon=-1, seed=seeds)
-        dream.reset(contexts=part.contexts)
-        for step in range(part.actions.shape[1]):
-            dreamt[begin : begin + len(part), step] = dream.step(part.actions[:, step]).observation.cpu().numpy()
+    steps = windows.actions.shape[1]
+    with tqdm(total=len(windows) * steps, unit="frame", disable=not progress) as bar:
+        for begin in range(0, len(windows), max_batch):
+            part = windows[begin : begin + max_batch]
+            seeds = range(seed + begin, seed + begin + len(part))
+            dream = Dream(dynamics, num_dreams=len(part), contexts=part.contexts, horizon=-1, seed=seeds)
+            dream.reset(contexts=part.contexts)
+            for step in range(steps):
+                dreamt[begin : begin + len(part), step] = dream.step(part.actions[:, step]).observation.cpu().numpy()
+                bar.update(len(part))
     return dreamt
 
 
