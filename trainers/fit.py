@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -139,8 +140,8 @@ class Fit:
         """The world model with the averaged weights: what the run delivers."""
         return replace(
             self.world_model,
-            denoiser=self.denoiser.average.module,
-            reward_termination=self.reward_termination.average.module,
+            denoiser=self.denoiser.average.module,  # type: ignore[arg-type]
+            reward_termination=self.reward_termination.average.module,  # type: ignore[arg-type]
         )
 
     def save(self, run: Path, seconds: float) -> None:
@@ -159,19 +160,40 @@ class Fit:
         return float(progress["seconds"])
 
     def _denoiser_loss(self, denoiser: Denoiser, segments: Segments, generator: torch.Generator) -> Tensor:
+        training = self.config.training
         frames, actions, mask = self._tensors(segments)
-        noise = [self._training_noise(frames[:, 0], generator) for _ in range(self.config.training.targets)]
+        noise = [self._training_noise(frames[:, 0], generator) for _ in range(training.targets)]
+        context_noise = self._context_noise(frames[:, : denoiser.config.context_length], generator)
         with self._autocast():
-            return denoiser_loss(denoiser, frames, actions, mask, noise, self.config.training.change_weight)
+            return denoiser_loss(
+                denoiser,
+                frames,
+                actions,
+                mask,
+                noise,
+                context_noise=context_noise,
+                change_weight=training.change_weight,
+            )
 
     def _training_noise(self, frame: Tensor, generator: torch.Generator) -> TrainingNoise:
         t, (batch, channels) = self.config.training, frame.shape[:2]
+        sigma = (t.sigma_loc + t.sigma_scale * self._normal((batch,), generator)).exp()
+        return TrainingNoise(
+            sigma=sigma.clamp(t.sigma_min, t.sigma_max),
+            offset=self._normal((batch, channels, 1, 1), generator),
+            pixel=self._normal(frame.shape, generator),
+        )
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, device=self.device)
+    def _context_noise(self, context: Tensor, generator: torch.Generator) -> Tensor | None:
+        largest, (batch, _, channels) = self.config.training.context_noise, context.shape[:3]
+        if not largest:
+            return None
+        scale = largest * torch.rand((batch, 1, 1, 1, 1), generator=generator, device=self.device)
+        shift = self._normal((batch, 1, channels, 1, 1), generator)
+        return scale * (shift + self._normal(context.shape, generator))
 
-        sigma = (t.sigma_loc + t.sigma_scale * normal(batch)).exp().clamp(t.sigma_min, t.sigma_max)
-        return TrainingNoise(sigma, normal(batch, channels, 1, 1), normal(*frame.shape))
+    def _normal(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=generator, device=self.device)
 
     def _reward_termination_loss(self, model: RewardTerminationModel, segments: Segments) -> RewardTerminationLoss:
         frames, actions, mask = self._tensors(segments)

@@ -36,6 +36,9 @@ class TrainingConfig:
     sigma_max: float = 20.0
     change_weight: float = 0.0
     """Extra weight of pixels near which the frame changes."""
+    context_noise: float = 0.0
+    """Noise on the past frames: each sample draws a standard deviation from [0, context_noise], for a shift of each
+    channel common to its frames and for every pixel. Teaches a dream to wash errors out instead of adding them up."""
     reward_batch_size: int = 32
     reward_steps: int = 18
     """Transitions of a training sequence of the reward and termination model."""
@@ -72,6 +75,7 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
             depths=(1, 1, 1),
             channels=(64, 64, 96),
             attention=(False, False, False),
+            sigma_offset_noise=0.1,
             quantisation="round",
             patch_size=2,
             predict_change=True,
@@ -97,11 +101,15 @@ PRESETS = {
     "small": Preset(
         _small,
         TrainingConfig(
-            learning_rate=4e-4,
+            batch_size=12,
+            targets=3,
+            learning_rate=8e-4,
             cooldown=0.3,
             sigma_loc=0.6,
             sigma_scale=1.4,
+            average_decay=0.995,
             change_weight=60.0,
+            context_noise=0.15,
             reward_batch_size=16,
             reward_interval=4,
         ),

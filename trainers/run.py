@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from gym_dream.configuration import from_json, to_json
@@ -139,6 +140,7 @@ def _train(
 ) -> None:
     began = time.monotonic() - seconds
     saved = time.monotonic()
+    latest: dict[str, Tensor] = {}
     losses: dict[str, float] = {}
 
     def used() -> float:
@@ -156,9 +158,9 @@ def _train(
     bar = tqdm(total=budget.amount, unit=budget.unit, disable=not progress, bar_format=_BAR)
     with bar, _polite_interrupt() as interrupted:
         while used() < budget.amount and not interrupted():
-            report = run.update(used() / budget.amount)
+            latest |= run.update(used() / budget.amount)
             if run.step % LOG_INTERVAL == 0 or used() >= budget.amount:
-                losses |= {name: float(value) for name, value in report.items()}
+                losses |= {name: float(value) for name, value in latest.items()}
                 log(losses, run.step)
                 bar.set_postfix(step=run.step, loss=f"{losses['denoiser/loss']:.4f}", refresh=False)
             bar.update(used() - bar.n)

@@ -168,6 +168,8 @@ def denoiser_loss(
     actions: Tensor,
     mask: Tensor,
     noise: Sequence[TrainingNoise],
+    *,
+    context_noise: Tensor | None = None,
     change_weight: float = 0.0,
 ) -> Tensor:
     """The denoising loss, mean over autoregressive targets of the mean over unmasked samples of (F - target)^2.
@@ -181,6 +183,8 @@ def denoiser_loss(
         actions: int64 (B, L + targets - 1).
         mask: bool (B, L + targets), False for padding. Masked history is fed to the network, only losses are masked.
         noise: the draws of each target; their number is the number of targets.
+        context_noise: float32 (B, L, C, H, W), added to the past frames that the network sees (None is DIAMOND's loss):
+            it learns to go on from frames that are a little off, as its own are.
         change_weight: extra weight of pixels near which the frame changes (0 is DIAMOND's loss): where a ball of one
             or two pixels flies, an unweighted mean hardly notices that it is missing.
 
@@ -188,7 +192,10 @@ def denoiser_loss(
         A scalar.
     """
     length, config = denoiser.config.context_length, denoiser.config
-    history = list(frames[:, :length].unbind(dim=1))
+    context = frames[:, :length]
+    if context_noise is not None:
+        context = (context + context_noise).clamp(-1, 1)
+    history = list(context.unbind(dim=1))
     losses = []
     for i, draw in enumerate(noise):
         x = frames[:, length + i]
