@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 #: Modules whose parameters weight decay leaves alone, beside every bias.
 NO_DECAY = (nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 
@@ -68,7 +70,8 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             spared = isinstance(module, NO_DECAY) or "bias" in name
@@ -76,9 +79,9 @@ def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter
     return decayed, others
 
 
-def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     @torch.no_grad()
-    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
         # A young average forgets quickly, so that short runs are not dominated by their beginning.
         young = (1 + int(count)) / (10 + int(count))
         torch._foreach_lerp_(averaged, current, 1 - min(decay, young))
