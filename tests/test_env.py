@@ -146,12 +146,14 @@ def test_time_limit_and_statistics_wrap_a_dream() -> None:
 
 def test_videos_can_be_recorded(tmp_path: Any) -> None:
     pytest.importorskip("moviepy")
-    env = gym.wrappers.RecordVideo(gym.make(fake_spec(), render_mode="rgb_array", max_episode_steps=4), str(tmp_path))
+    env = gym.wrappers.RecordVideo(
+        gym.make(fake_spec(), render_mode="rgb_array", max_episode_steps=4), str(tmp_path / "videos")
+    )
     env.reset(seed=0)
     for _ in range(4):
         env.step(0)
     env.close()
-    assert list(tmp_path.glob("*.mp4"))
+    assert list(tmp_path.glob("videos/*.mp4"))
 
 
 @pytest.fixture
