@@ -100,6 +100,16 @@ def test_visible_frames_show_ball_and_paddle() -> None:
     assert all_visible(BREAKOUT)(frames).tolist() == [True, False, False, False]
 
 
+def test_a_red_haze_is_no_ball() -> None:
+    haze = court(None)
+    haze[38:43, 18:23, 0] = 20  # redder in all than a ball, but nowhere sharp
+    dim = court((20, 40)) // np.uint8(3)
+    half = (court((20, 40)) * np.float32(0.6)).astype(np.uint8)
+    centres = BREAKOUT[0].locate(np.stack([haze, dim, half]))
+    assert np.isnan(centres[:2]).all()
+    np.testing.assert_allclose(centres[2], [20, 40])
+
+
 def test_detection() -> None:
     said = np.array([1, 1, 1, 0, 0], np.bool_)
     real = np.array([1, 1, 0, 1, 0], np.bool_)
