@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from gym_dream.models.layers import FourierFeatures, GroupNorm, conv3x3, zero_
+from gym_dream.models.layers import FourierFeatures, GroupNorm, check_levels, conv3x3, zero_
 from gym_dream.models.unet import UNet
 
 
@@ -38,6 +38,9 @@ class DenoiserConfig:
     predict_change: bool = False
     """Let the network predict the change from the last frame, rather than the whole frame, where noise hides it:
     D = c_skip x + (1 - c_skip) last + c_out F instead of D = c_skip x + c_out F."""
+
+    def __post_init__(self) -> None:
+        check_levels(self.depths, self.channels, self.attention)
 
 
 class Preconditioners(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (PyTorch's own convention)
@@ -31,6 +32,15 @@ def zero_(module: nn.Conv2d) -> nn.Conv2d:
 def num_groups(channels: int) -> int:
     """Groups of 32 channels, at least one; of a few more channels where the width is no multiple of 32."""
     return next(groups for groups in range(max(1, channels // GROUP_SIZE), 0, -1) if channels % groups == 0)
+
+
+def check_levels(depths: Sequence[int], channels: Sequence[int], attention: Sequence[bool]) -> None:
+    """Raise ValueError unless each level of a network is given all three, and there is a level."""
+    if not len(depths) == len(channels) == len(attention) > 0:
+        raise ValueError(
+            "depths, channels and attention name the levels of one network: expected as many of each, at least one, "
+            f"got {len(depths)}, {len(channels)} and {len(attention)}."
+        )
 
 
 class GroupNorm(nn.Module):
@@ -72,7 +82,8 @@ class FourierFeatures(nn.Module):
 
     def forward(self, c: Tensor) -> Tensor:
         """(B,) -> (B, channels)."""
-        angle = 2 * math.pi * c[:, None] @ self.weight
+        # No matrix product: autocast would round its factors, and thereby these large angles, to a few bits.
+        angle = 2 * math.pi * c[:, None] * self.weight
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 

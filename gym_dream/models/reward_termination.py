@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from gym_dream.models.layers import Downsample, ResBlocks, conv3x3
+from gym_dream.models.layers import Downsample, ResBlocks, check_levels, conv3x3
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class RewardTerminationConfig:
     lstm_size: int = 512
     patch_size: int = 1
     """Side of the pixel squares folded into channels before the network."""
+
+    def __post_init__(self) -> None:
+        check_levels(self.depths, self.channels, self.attention)
 
 
 class LSTMState(NamedTuple):
