@@ -135,9 +135,9 @@ def load_policy(spec: str, env: Mapping[str, Any], *, source: Literal["pixels", 
         ValueError: no policy has that name or those settings, or there is none for this game.
         FileNotFoundError: there is no such file.
     """
-    base, _, epsilon = spec.partition("+epsilon=")
+    base, plus, epsilon = spec.partition("+epsilon=")
     num_actions = len(env["action_meanings"])
-    if epsilon:
+    if plus:
         return EpsilonPolicy(load_policy(base, env, source=source), _number(float, epsilon, spec), num_actions)
     if base == "random":
         return RandomPolicy(num_actions)

@@ -19,7 +19,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from gymnasium.wrappers import AtariPreprocessing, TimeLimit
+from gymnasium.wrappers import AtariPreprocessing
 
 from gym_dream.actions import check_actions
 from gym_dream.games import find_game
@@ -70,8 +70,7 @@ def make(
         render_mode=render_mode,
     )
     env = AtariPreprocessing(env, noop_max=NOOP_MAX, frame_skip=FRAME_SKIP, screen_size=FRAME_SIZE, grayscale_obs=False)
-    env = GameRules(env, ending=ending, rewards=rewards)
-    return env if max_episode_steps is None else TimeLimit(env, max_episode_steps)
+    return GameRules(env, ending=ending, rewards=rewards, max_episode_steps=max_episode_steps)
 
 
 def make_vec(
@@ -127,15 +126,27 @@ def env_spec(game: str, *, ending: Ending = "life", repeat_action_probability: f
 
 
 class GameRules(gym.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64], RecordConstructorArgs):
-    """Ends episodes per life or per game, derives rewards, and shows the console's memory in ``info``."""
+    """Ends episodes per life or per game, derives rewards, and shows the console's memory in ``info``.
 
-    def __init__(self, env: gym.Env[Any, Any], ending: Ending = "life", rewards: Rewards = "sign") -> None:
-        RecordConstructorArgs.__init__(self, ending=ending, rewards=rewards)
+    It limits episodes itself: a `TimeLimit` would count the console's frames after a round trip through the spec, which
+    puts it below `AtariPreprocessing`.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        ending: Ending = "life",
+        rewards: Rewards = "sign",
+        max_episode_steps: int | None = None,
+    ) -> None:
+        RecordConstructorArgs.__init__(self, ending=ending, rewards=rewards, max_episode_steps=max_episode_steps)
         super().__init__(env)
         _check_choices(ending=ending, rewards=rewards)
         self.metadata = {**env.metadata, "render_fps": RENDER_FPS}
         self._ending = ending
         self._rewards = rewards
+        self._max_episode_steps = max_episode_steps
+        self._steps = 0  # of the running episode
         self._lives = 0
         self._next_life: np.ndarray | None = None  # the observation it begins with, after a life was lost
 
@@ -148,6 +159,7 @@ class GameRules(gym.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64], RecordC
         else:
             observation, _ = self.env.reset(seed=seed, options=options)
         self._next_life = None
+        self._steps = 0
         info = self._info(raw_reward=0.0)
         self._lives = info["lives"]
         return observation, info
@@ -172,6 +184,8 @@ class GameRules(gym.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64], RecordC
         if lost_life and self._ending == "life" and not (game_over or truncated):
             self._next_life = observation.copy()
         terminated = game_over or self._next_life is not None
+        self._steps += 1
+        truncated = truncated or self._steps == self._max_episode_steps
         return observation, reward, terminated, truncated, info
 
     def _info(self, raw_reward: float) -> dict[str, Any]:

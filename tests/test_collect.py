@@ -1,0 +1,136 @@
+import os
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gym_dream import real
+from gym_dream.breakout import ScriptedBreakout
+from gym_dream.data import EpisodeStore
+from gym_dream.data.collect import collect
+from gym_dream.policy import RandomPolicy
+
+RANDOM = RandomPolicy(4)
+
+
+@dataclass(frozen=True)
+class Interrupting:
+    """Does something at its step number `at`, counted over all games."""
+
+    at: int
+    what: Any
+    name: str = "interrupting"
+
+    def begin(self, num_envs, seed):
+        return 0
+
+    def reset(self, state, mask, contexts=None):
+        return state
+
+    def act(self, state, observations, info):
+        if state == self.at:
+            self.what()
+        return np.array([1]), state + 1
+
+
+def test_records_whole_games_and_exactly_as_many_steps_as_asked(tmp_path):
+    summary = collect("breakout", RANDOM, 500, tmp_path, progress=False)
+    episodes = EpisodeStore(tmp_path).load_all()
+    assert summary.steps == sum(map(len, episodes)) == 500
+    assert summary.games == len(episodes) > 1 and not summary.interrupted
+    *whole, last = episodes
+    assert all(
+        episode.game_over and episode.terminated.sum() == 5 and not episode.info.in_progress for episode in whole
+    )
+    assert last.info.in_progress and not last.truncated.any()
+    for number, episode in enumerate(episodes):
+        assert episode.info.seed == number and episode.info.policy == "random"
+        assert episode.info.env == real.env_spec("Breakout")
+        np.testing.assert_array_equal(episode.ram[:, 57], episode.lives)  # the memory is that after the step
+        np.testing.assert_array_equal(
+            np.flatnonzero(episode.terminated), np.flatnonzero(np.diff(episode.lives, prepend=5))
+        )
+
+
+def test_a_recorded_game_can_be_played_again(tmp_path):
+    collect("Breakout", ScriptedBreakout("ram"), 150, tmp_path, epsilon=0.2, seed=5, progress=False)
+    (episode,) = EpisodeStore(tmp_path).load_all()
+    with real.make("Breakout", ending="game", rewards="raw") as env:
+        frame, _ = env.reset(seed=episode.info.seed)
+        np.testing.assert_array_equal(frame, episode.frames[0])
+        for step, action in enumerate(episode.actions):
+            frame, reward, *_ = env.step(action)
+            np.testing.assert_array_equal(frame, episode.frames[step + 1])
+            assert reward == episode.rewards[step]
+
+
+def test_appending_goes_on_with_fresh_seeds_and_equals_nothing_before(tmp_path):
+    for _ in range(2):
+        collect("Breakout", RANDOM, 50, tmp_path, seed=7, progress=False)
+    first, second = EpisodeStore(tmp_path).load_all()
+    assert (first.info.seed, second.info.seed) == (7, 8)
+    assert not np.array_equal(first.actions, second.actions)
+
+
+def test_levels_of_epsilon_share_the_steps(tmp_path):
+    collect("Breakout", RANDOM, 240, tmp_path, epsilon=[0.0, 0.5, 1.0], max_game_steps=40, progress=False)
+    steps = {}
+    for episode in EpisodeStore(tmp_path).load_all():
+        steps[episode.info.policy] = steps.get(episode.info.policy, 0) + len(episode)
+    assert steps == {"random": 80, "random+epsilon=0.5": 80, "random+epsilon=1": 80}
+
+
+def test_long_games_are_cut_off(tmp_path):
+    collect("Breakout", RANDOM, 40, tmp_path, max_game_steps=20, progress=False)
+    for episode in EpisodeStore(tmp_path).load_all():
+        assert len(episode) == 20 and episode.truncated[-1] and not episode.info.in_progress
+
+
+def test_a_game_without_lives(tmp_path):
+    collect("Pong", RandomPolicy(6), 200, tmp_path, progress=False)
+    (episode,) = EpisodeStore(tmp_path).load_all()
+    assert not episode.lives.any() and not episode.terminated.any() and (episode.rewards == -1).any()
+
+
+def test_ctrl_c_loses_no_finished_step(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    policy = Interrupting(at=30, what=lambda: signal.raise_signal(signal.SIGINT))
+    summary = collect("Breakout", policy, 1000, tmp_path, progress=False)
+    (episode,) = EpisodeStore(tmp_path).load_all()
+    assert summary.interrupted and summary.steps == len(episode) == 31
+    assert episode.info.in_progress
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("times, error", [(1, RuntimeError), (2, KeyboardInterrupt)])
+def test_neither_does_an_error_or_ctrl_c_pressed_twice(tmp_path, times, error):
+    def fail():
+        if error is RuntimeError:
+            raise error
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(error):
+        collect("Breakout", Interrupting(at=30, what=fail), 1000, tmp_path, progress=False)
+    (episode,) = EpisodeStore(tmp_path).load_all()
+    assert len(episode) == 30 and episode.info.in_progress
+
+
+def test_bad_input_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    collect("Breakout", RANDOM, 5, tmp_path, progress=False)
+    for arguments, message in [
+        (("Pong", RandomPolicy(6), 5), "another environment, with id 'ALE/Breakout-v5'"),
+        (("Brekout", RANDOM, 5), "Did you mean Breakout"),
+        (("Breakout", RANDOM, 0), "steps must be at least 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            collect(*arguments, tmp_path, progress=False)
+    for epsilon in (1.5, []):
+        with pytest.raises(ValueError, match="epsilon"):
+            collect("Breakout", RANDOM, 5, tmp_path, epsilon=epsilon, progress=False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="Cannot write"):
+        collect("Breakout", RANDOM, 5, tmp_path, progress=False)
+    assert EpisodeStore(tmp_path).num_steps == 5
