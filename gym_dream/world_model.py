@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from torch import nn
 
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data.contexts import Contexts
-from gym_dream.files import load_tensors, read_json, save_tensors, write_json
+from gym_dream.files import atomic_write, load_tensors, read_json, save_tensors, write_json
 from gym_dream.games import find_game
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig
 from gym_dream.models.diamond import DiamondDynamics
@@ -85,9 +86,11 @@ class WorldModel:
                 "gym_dream reads. Upgrade gym_dream."
             )
         config = from_json(WorldModelConfig, values, str(folder / "config.json"))
-        starts = Contexts.load(folder / "starts.safetensors")
+        starts = _load_contexts(config, folder / "starts.safetensors")
         replay_path, card_path = folder / "replay.safetensors", folder / "README.md"
-        loaded = cls.create(config, starts, Contexts.load(replay_path) if replay_path.exists() else None)
+        replay = _load_contexts(config, replay_path) if replay_path.exists() else None
+        with torch.random.fork_rng(devices=[]):  # their weights are replaced: a user's random numbers go on untouched
+            loaded = cls.create(config, starts, replay)
         _load_weights(loaded.denoiser, folder / "denoiser.safetensors")
         _load_weights(loaded.reward_termination, folder / "reward_termination.safetensors")
         card = card_path.read_text(encoding="utf-8") if card_path.exists() else ""
@@ -102,8 +105,15 @@ class WorldModel:
             OSError: the disk is full or the folder cannot be written; what was there stays.
         """
         folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: cannot write the world model {folder}. Choose another folder or change the "
+                "permissions of the one above it. What was there before is untouched",
+            ) from error
         try:
             temporary.chmod(0o755)
             write_json(temporary / "config.json", to_json(self.config))
@@ -112,7 +122,8 @@ class WorldModel:
             self.starts.save(temporary / "starts.safetensors")
             if self.replay is not None:
                 self.replay.save(temporary / "replay.safetensors")
-            (temporary / "README.md").write_text(self.card, encoding="utf-8")
+            with atomic_write(temporary / "README.md") as card:
+                card.write_text(self.card, encoding="utf-8")
             _replace_folder(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -142,6 +153,7 @@ class WorldModel:
         known = {f.name for f in dataclasses.fields(SamplerConfig)}
         if unknown := sorted(set(sampler) - known):
             raise ValueError(f"model_kwargs: unknown {unknown}; this model takes {sorted(known)}.")
+        settings = from_json(SamplerConfig, to_json(self.config.sampler) | sampler, "model_kwargs")
         where = resolve_device(device)
         denoiser, reward_termination = self._on(where)
         if compile:
@@ -150,14 +162,15 @@ class WorldModel:
         return DiamondDynamics(
             denoiser,
             reward_termination,
-            dataclasses.replace(self.config.sampler, **sampler),
+            settings,
             where,
             resolve_dtype(precision, where),
         )
 
     def _on(self, device: torch.device) -> tuple[Denoiser, RewardTerminationModel]:
         """Copies of the networks for inference, so that a dream neither shares nor moves the weights it came from."""
-        copies = Denoiser(self.config.denoiser), RewardTerminationModel(self.config.reward_termination)
+        with torch.random.fork_rng(devices=[]):
+            copies = Denoiser(self.config.denoiser), RewardTerminationModel(self.config.reward_termination)
         for copy, network in zip(copies, (self.denoiser, self.reward_termination), strict=True):
             copy.load_state_dict(network.state_dict())
             copy.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -251,6 +264,21 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     network.load_state_dict({name: torch.from_numpy(array).float() for name, array in tensors.items()})
 
 
+def _load_contexts(config: WorldModelConfig, path: Path) -> Contexts:
+    contexts = Contexts.load(path)
+    expected = (
+        config.denoiser.context_length,
+        *config.reward_termination.frame_size,
+        config.denoiser.image_channels,
+    )
+    if contexts.frames.shape[1:] != expected:
+        raise ValueError(
+            f"{path}: contexts have shape {contexts.frames.shape[1:]} (length, height, width, channels), but "
+            f"config.json asks for {expected}. Do the two files belong together?"
+        )
+    return contexts
+
+
 def _replace_folder(new: Path, folder: Path) -> None:
     """Put ``new`` where ``folder`` is. Folders cannot be swapped in one step: the old one waits under another name."""
     if not folder.exists():
@@ -259,6 +287,15 @@ def _replace_folder(new: Path, folder: Path) -> None:
     if not (folder / "config.json").exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} holds something that is no world model; it is left as it is.")
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    folder.rename(old / folder.name)
-    new.rename(folder)
-    shutil.rmtree(old)
+    try:
+        folder.rename(old / folder.name)
+        try:
+            new.rename(folder)
+        except BaseException:
+            (old / folder.name).rename(folder)
+            raise
+    except BaseException:
+        with suppress(OSError):
+            old.rmdir()  # which spares it if the old model could not be moved back
+        raise
+    shutil.rmtree(old, ignore_errors=True)
