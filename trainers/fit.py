@@ -85,7 +85,7 @@ class Fit:
         return Learner(network, training.learning_rate, training.weight_decay, max_grad_norm, training.average_decay)
 
     def update(self, progress: float) -> dict[str, Tensor]:
-        """One update of the denoiser, and of the reward and termination model when it is due.
+        """One step: an update of each network that is due.
 
         Args:
             progress: share of the run that is done, in [0, 1]; only the learning rate depends on it.
@@ -97,18 +97,19 @@ class Fit:
         rng = np.random.default_rng([self.config.seed, self.step])
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         rate = learning_rate_factor(self.step, progress, training)
-        loss = self._denoiser_loss(
-            self.world_model.denoiser, self.frame_sampler.sample(training.batch_size, rng), generator
-        )
-        norm = self.denoiser.update(loss, rate)
-        report = {"denoiser/loss": loss.detach(), "denoiser/grad_norm": norm}
-        if self.step % training.reward_interval == 0:
+        report = {}
+        if _due(self.step, training.denoiser_interval):
+            segments = self.frame_sampler.sample(training.batch_size, rng)
+            loss = self._denoiser_loss(self.world_model.denoiser, segments, generator)
+            report["denoiser/grad_norm"] = self.denoiser.update(loss, rate)
+            report["denoiser/loss"] = loss.detach()
+        if _due(self.step, training.reward_interval):
             segments = self.reward_sampler.sample(training.reward_batch_size, rng)
             losses = self._reward_termination_loss(self.world_model.reward_termination, segments)
-            norm = self.reward_termination.update(losses.reward + losses.termination, rate)
+            total = losses.reward + losses.termination
+            report["reward_termination/grad_norm"] = self.reward_termination.update(total, rate)
             report["reward/loss"] = losses.reward.detach()
             report["termination/loss"] = losses.termination.detach()
-            report["reward_termination/grad_norm"] = norm
         self.step += 1
         return report
 
@@ -146,10 +147,14 @@ class Fit:
 
     def save(self, run: Path, seconds: float) -> None:
         """Write the checkpoint, then the world model folder."""
+        self.save_checkpoint(run, seconds)
+        self.averaged().save(run / "world_model")
+
+    def save_checkpoint(self, run: Path, seconds: float) -> None:
+        """Write all that `load` goes on from."""
         tensors = {f"denoiser.{name}": tensor for name, tensor in self.denoiser.tensors().items()}
         tensors |= {f"reward_termination.{name}": t for name, t in self.reward_termination.tensors().items()}
         save_checkpoint(run, tensors, {"step": self.step, "seconds": seconds})
-        self.averaged().save(run / "world_model")
 
     def load(self, run: Path) -> float:
         """Go on from the run folder's checkpoint; returns the seconds trained so far."""
@@ -213,6 +218,10 @@ class Fit:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
 
 
 def learning_rate_factor(step: int, progress: float, training: TrainingConfig) -> float:

@@ -60,9 +60,10 @@ class Learner:
         self.average.load_state_dict(_under("average.", tensors))
         state = _under("optimiser.", tensors)
         for name, parameter in self.network.named_parameters():
-            self.optimiser.state[parameter] = {
-                key: state[f"{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+            if state:  # there is none before the first update
+                self.optimiser.state[parameter] = {
+                    key: state[f"{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+                }
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

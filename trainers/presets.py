@@ -42,8 +42,23 @@ class TrainingConfig:
     reward_batch_size: int = 32
     reward_steps: int = 18
     """Transitions of a training sequence of the reward and termination model."""
+    denoiser_interval: int = 1
+    """Steps from one update of the denoiser to the next; 0 leaves it as it is."""
     reward_interval: int = 1
-    """Updates of the denoiser for each of the reward and termination model."""
+    """Steps from one update of the reward and termination model to the next; 0 leaves it as it is."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "targets", "reward_batch_size", "reward_steps", "reward_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: expected more than 0, got {self.learning_rate}.")
+        if not 0 <= self.cooldown <= 1:
+            raise ValueError(f"cooldown: expected a share of the run, from 0 to 1, got {self.cooldown}.")
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(f"average_decay: expected from 0 to below 1, got {self.average_decay}.")
+        if not 0 < self.sigma_min <= self.sigma_max:
+            raise ValueError(f"Expected 0 < sigma_min <= sigma_max, got {self.sigma_min} and {self.sigma_max}.")
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,7 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
             attention=(False, False, False),
             lstm_size=128,
             patch_size=4,
+            change_input=True,
         ),
     )
 

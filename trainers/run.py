@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,10 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gym_dream.configuration import from_json, to_json
-from gym_dream.data import EpisodeStore
+from gym_dream.data import Episode, EpisodeStore
 from gym_dream.files import read_json, write_json
-from gym_dream.world_model import Precision, WorldModel, resolve_device, resolve_dtype
+from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve_device, resolve_dtype
 
+from .checkpoint import NAME
 from .fit import Fit, FitConfig
 from .presets import PRESETS, TrainingConfig
 
@@ -116,13 +119,16 @@ def fit(
         raise FileExistsError(f"{out} already holds a run. Go on with it by --resume, or choose another --out.")
     else:
         config = _new_config(data, preset, init, training or {}, held_out_fraction, seed)
-    run = Fit(config, EpisodeStore(config.data).load_all()[: config.games], where, dtype, compile)
+    run = Fit(config, _episodes(config), where, dtype, compile)
     seconds = 0.0
     if resume:
         seconds = run.load(out)
+        _remove_torn(out)
     else:
         if init is not None:
             run.start_from(WorldModel.load(init))
+        # In this order, so that wherever there is a run to resume there is a checkpoint to resume from.
+        run.save_checkpoint(out, seconds)
         write_json(out / "config.json", to_json(config))
     with _log(out / "logs", run.step) as log:
         _train(run, out, budget, seconds, checkpoint_minutes, log, progress)
@@ -146,12 +152,16 @@ def _train(
     def used() -> float:
         return budget.used(run.step, time.monotonic() - began)
 
-    def checkpoint() -> None:
+    def look() -> None:
+        losses.update({name: float(value) for name, value in latest.items()})
         if not all(map(math.isfinite, losses.values())):
             raise FloatingPointError(
                 f"The losses are no longer numbers at step {run.step}: {losses}. {out} keeps the last good checkpoint; "
                 "a smaller learning rate or precision='float32' may help."
             )
+
+    def checkpoint() -> None:
+        look()
         run.save(out, time.monotonic() - began)
         log(run.evaluate(), run.step)
 
@@ -160,9 +170,12 @@ def _train(
         while used() < budget.amount and not interrupted():
             latest |= run.update(used() / budget.amount)
             if run.step % LOG_INTERVAL == 0 or used() >= budget.amount:
-                losses |= {name: float(value) for name, value in latest.items()}
+                look()
                 log(losses, run.step)
-                bar.set_postfix(step=run.step, loss=f"{losses['denoiser/loss']:.4f}", refresh=False)
+                shown = {
+                    name.removesuffix("/loss"): f"{value:.4f}" for name, value in losses.items() if "/loss" in name
+                }
+                bar.set_postfix(step=run.step, **shown, refresh=False)
             bar.update(used() - bar.n)
             if time.monotonic() - saved >= 60 * checkpoint_minutes:
                 checkpoint()
@@ -189,15 +202,48 @@ def _new_config(
     env = store.env
     if env is None:
         raise FileNotFoundError(f"No episodes in {data}: record some with `gym-dream collect --out {data}`.")
+    if missing := sorted({"action_meanings", "frame_shape", "ending"} - env.keys()):
+        raise ValueError(f"The environment of the episodes in {data} says nothing of {', '.join(missing)}: {env}.")
     settings = {**to_json(PRESETS[preset].training), **training}
     return FitConfig(
-        world_model=PRESETS[preset].world_model(env) if init is None else WorldModel.load(init).config,
+        world_model=PRESETS[preset].world_model(env) if init is None else _architecture(init, env),
         training=from_json(TrainingConfig, settings, "training"),
         data=str(data.resolve()),
         games=len(store),
         held_out_fraction=held_out_fraction,
         seed=seed,
     )
+
+
+def _architecture(init: str, env: dict[str, Any]) -> WorldModelConfig:
+    """That of another world model, for the environment at hand."""
+    config = WorldModel.load(init).config
+    theirs = [config.denoiser.num_actions, *config.reward_termination.frame_size, config.denoiser.image_channels]
+    ours = [len(env["action_meanings"]), *env["frame_shape"]]
+    if theirs != ours:
+        raise ValueError(
+            f"{init} is made for {theirs[0]} actions and frames of {theirs[1:]}, the data have {ours[0]} actions and "
+            f"frames of {ours[1:]}. Leave init out to start from fresh weights."
+        )
+    return replace(config, env=env)
+
+
+def _episodes(config: FitConfig) -> list[Episode]:
+    episodes = EpisodeStore(config.data).load_all()[: config.games]
+    if len(episodes) < config.games:
+        raise ValueError(
+            f"The run uses the first {config.games} episodes in {config.data}, but only {len(episodes)} are left there."
+        )
+    return episodes
+
+
+def _remove_torn(out: Path) -> None:
+    """Remove what a killed run left half-written beside its last checkpoint."""
+    for torn in out.glob(f".{NAME}.*.tmp"):
+        torn.unlink()
+    if (out / "world_model").exists():
+        for half in out.glob(".world_model.*"):
+            shutil.rmtree(half)
 
 
 def _stored_config(out: Path, data: Path | None) -> FitConfig:
@@ -232,6 +278,9 @@ def _log(folder: Path, step: int) -> Iterator[Callable[[Mapping[str, float], int
 def _polite_interrupt() -> Iterator[Callable[[], bool]]:
     """Take the first Ctrl-C as a request to finish; the second one interrupts as usual."""
     asked = False
+    if threading.current_thread() is not threading.main_thread():  # which is where Python delivers signals
+        yield lambda: asked
+        return
     before = signal.getsignal(signal.SIGINT)
 
     def ask(signum: int, frame: FrameType | None) -> None:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from gym_dream.models.layers import Downsample, ResBlocks, check_levels, conv3x3
 
 
+CHANGE_SCALE = 0.1  # the typical size of changes between frames, in the units of frames in [-1, 1]
+
+
 @dataclass(frozen=True)
 class RewardTerminationConfig:
     """Architecture. The defaults are DIAMOND's for Atari: 5,900,864 parameters with 4 actions."""
@@ -26,6 +29,9 @@ class RewardTerminationConfig:
     lstm_size: int = 512
     patch_size: int = 1
     """Side of the pixel squares folded into channels before the network."""
+    change_input: bool = False
+    """Show the network the change from frame to next frame (in units of CHANGE_SCALE) in place of the next frame: a
+    rewarded transition differs from any other by a few pixels of a brick and of the score."""
 
     def __post_init__(self) -> None:
         check_levels(self.depths, self.channels, self.attention)
@@ -104,7 +110,8 @@ class RewardTerminationModel(nn.Module):
             state: the memory before the first transition; empty when None.
         """
         b, t = actions.shape
-        pairs = torch.cat([frames, next_frames], dim=2).flatten(0, 1)
+        second = (next_frames - frames) / CHANGE_SCALE if self.config.change_input else next_frames
+        pairs = torch.cat([frames, second], dim=2).flatten(0, 1)
         features = self.encoder(pairs, self.act_emb(actions.flatten())).reshape(b, t, -1)
         if state is None:
             state = self.initial_state(b, frames.device)
