@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from gym_dream.models.layers import Downsample, ResBlocks, check_levels, conv3x3
 
-
 CHANGE_SCALE = 0.1  # the typical size of changes between frames, in the units of frames in [-1, 1]
 
 
