@@ -48,9 +48,14 @@ class TrainingConfig:
     """Steps from one update of the reward and termination model to the next; 0 leaves it as it is."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "targets", "reward_batch_size", "reward_steps", "reward_interval"):
+        for name in ("batch_size", "targets", "reward_batch_size", "reward_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if min(self.denoiser_interval, self.reward_interval) < 0 or not self.denoiser_interval | self.reward_interval:
+            raise ValueError(
+                "denoiser_interval and reward_interval: expected at least 0, and not both 0, got "
+                f"{self.denoiser_interval} and {self.reward_interval}."
+            )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected more than 0, got {self.learning_rate}.")
         if not 0 <= self.cooldown <= 1:
