@@ -60,7 +60,7 @@ def test_verbs_take_what_their_functions_take() -> None:
     from gym_dream.trainers.run import fit
     from gym_dream.world_model import Precision
 
-    assert defaults(cli.Card) == defaults(write_card)
+    assert defaults(cli.Card) == defaults(write_card, without=["progress"])
     odd = ("training", "data", "progress")
     assert defaults(cli.Fit, without=odd) == defaults(fit, without=odd)
     hints = typing.get_type_hints(cli.Fit)
