@@ -19,7 +19,7 @@ from gym_dream.models.reward_termination import (
 )
 from gym_dream.world_model import WorldModel, WorldModelConfig
 
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import NAME, load_checkpoint, save_checkpoint
 from .learner import Learner
 from .presets import TrainingConfig
 
@@ -159,8 +159,11 @@ class Fit:
     def load(self, run: Path) -> float:
         """Go on from the run folder's checkpoint; returns the seconds trained so far."""
         tensors, progress = load_checkpoint(run)
-        for name, learner in (("denoiser.", self.denoiser), ("reward_termination.", self.reward_termination)):
-            learner.load_tensors({k.removeprefix(name): t for k, t in tensors.items() if k.startswith(name)})
+        try:
+            for name, learner in (("denoiser.", self.denoiser), ("reward_termination.", self.reward_termination)):
+                learner.load_tensors({k.removeprefix(name): t for k, t in tensors.items() if k.startswith(name)})
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f"{run / NAME} is not a checkpoint of the run in {run / 'config.json'}: {error}") from error
         self.step = int(progress["step"])
         return float(progress["seconds"])
 

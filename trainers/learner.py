@@ -61,9 +61,11 @@ class Learner:
         state = _under("optimiser.", tensors)
         for name, parameter in self.network.named_parameters():
             if state:  # there is none before the first update
-                self.optimiser.state[parameter] = {
-                    key: state[f"{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+                # In memory the moments must lie as the weights do (channels last), which the fused update relies on.
+                moments = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+                for key, moment in moments.items():
+                    moment.copy_(state[f"{name}.{key}"])
+                self.optimiser.state[parameter] = {"step": state[f"{name}.step"].clone(), **moments}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
