@@ -163,7 +163,9 @@ class Fit:
             for name, learner in (("denoiser.", self.denoiser), ("reward_termination.", self.reward_termination)):
                 learner.load_tensors({k.removeprefix(name): t for k, t in tensors.items() if k.startswith(name)})
         except (RuntimeError, KeyError) as error:
-            raise ValueError(f"{run / NAME} is not a checkpoint of the run in {run / 'config.json'}: {error}") from error
+            raise ValueError(
+                f"{run / NAME} is not a checkpoint of the run in {run / 'config.json'}: {error}"
+            ) from error
         self.step = int(progress["step"])
         return float(progress["seconds"])
 

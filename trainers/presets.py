@@ -99,6 +99,7 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
             quantisation="round",
             patch_size=2,
             predict_change=True,
+            change_input=True,
         ),
         reward_termination=RewardTerminationConfig(
             num_actions,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from gym_dream.models.layers import FourierFeatures, GroupNorm, check_levels, conv3x3, zero_
+from gym_dream.models.layers import CHANGE_SCALE, FourierFeatures, GroupNorm, check_levels, conv3x3, zero_
 from gym_dream.models.unet import UNet
 
 
@@ -38,6 +38,9 @@ class DenoiserConfig:
     predict_change: bool = False
     """Let the network predict the change from the last frame, rather than the whole frame, where noise hides it:
     D = c_skip x + (1 - c_skip) last + c_out F instead of D = c_skip x + c_out F."""
+    change_input: bool = False
+    """Show the network, in place of all past frames but the last, the changes from each to the next (in units of
+    CHANGE_SCALE): what moves stands out, and so does how."""
 
     def __post_init__(self) -> None:
         check_levels(self.depths, self.channels, self.attention)
@@ -108,7 +111,7 @@ class InnerModel(nn.Module):
         Args:
             noisy: float (B, C, H, W), scaled by c_in.
             c_noise: float (B,).
-            past: float (B, L * C, H, W), oldest first, divided by sigma_data.
+            past: float (B, L * C, H, W), oldest first, divided by sigma_data (or changes, as configured).
             actions: int64 (B, L); the last one leads to the next frame.
 
         Returns:
@@ -140,8 +143,10 @@ class Denoiser(nn.Module):
 
     def network(self, noisy: Tensor, past: Tensor, actions: Tensor, c: Preconditioners) -> Tensor:
         """F of ``noisy`` (B, C, H, W), ``past`` (B, L, C, H, W) and ``actions`` (B, L): float32 (B, C, H, W)."""
-        past = past.flatten(1, 2) / self.config.sigma_data
-        return self.inner_model(noisy * c.c_in, c.c_noise, past, actions).float()
+        seen = past / self.config.sigma_data
+        if self.config.change_input:
+            seen = torch.cat([past.diff(dim=1) / CHANGE_SCALE, seen[:, -1:]], dim=1)
+        return self.inner_model(noisy * c.c_in, c.c_noise, seen.flatten(1, 2), actions).float()
 
     def forward(self, noisy: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """The denoised frame, quantised: float32 (B, C, H, W) in [-1, 1].

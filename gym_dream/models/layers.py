@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 GROUP_SIZE = 32  # channels a normalisation group
 HEAD_SIZE = 8  # channels an attention head
+CHANGE_SCALE = 0.1  # the size of typical changes between frames, which lie in [-1, 1]; not DIAMOND's
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:

@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from gym_dream.models.layers import Downsample, ResBlocks, check_levels, conv3x3
-
-CHANGE_SCALE = 0.1  # the typical size of changes between frames, in the units of frames in [-1, 1]
+from gym_dream.models.layers import CHANGE_SCALE, Downsample, ResBlocks, check_levels, conv3x3
 
 
 @dataclass(frozen=True)
