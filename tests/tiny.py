@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from gym_dream.data import Episode, EpisodeInfo, start_contexts
 from gym_dream.models.denoiser import DenoiserConfig
 from gym_dream.models.reward_termination import RewardTerminationConfig
-from gym_dream.trainers.presets import Preset, TrainingConfig
+from gym_dream.trainers import fit as fitting
+from gym_dream.trainers import run
+from gym_dream.trainers.presets import PRESETS, Preset, TrainingConfig
 from gym_dream.world_model import WorldModel, WorldModelConfig
 
 SIDE = 16
@@ -91,3 +94,17 @@ def world_model(seed: int = 0) -> WorldModel:
             for parameter in network.parameters():
                 torch.nn.init.normal_(parameter, std=0.1)
     return model
+
+
+def fit(out: Path, data: Path | None = None, **settings: Any) -> Path:
+    """As a user would call it, with the preset above, which must be among the presets."""
+    return run.fit(data, out, **{"preset": "tiny", "steps": 8, "progress": False, "device": "cpu"} | settings)
+
+
+def fit_here(out: str, data: str, steps: int) -> None:
+    """What a user does in a process of its own: begin a run or go on with it, a checkpoint after every step."""
+    torch.set_num_threads(1)
+    PRESETS["tiny"] = PRESET
+    fitting.HELD_OUT_BATCHES = 1  # to spend the time on what is tested
+    resume = (Path(out) / "config.json").exists()
+    fit(Path(out), None if resume else Path(data), steps=steps, resume=resume, checkpoint_minutes=0)
