@@ -80,7 +80,7 @@ def test_the_card_of_a_run(run: Path, tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "4 games, 76 steps; seeds 40 to 43." in text
     assert "| random | 2 | 38 |" in text and "| scripted | 2 | 38 |" in text
-    assert "2 updates of the denoiser in all, on an abacus. 6% of the games were held out." in text
+    assert "hours on an abacus. 6% of the games were held out." in text
     assert "held-out denoiser loss" in text and "held-out termination loss" in text
     assert "| reward +1 | 1 |" in text and "| ending | 1 |" in text  # of the one game held out
     assert "ball within 2 px" in text and "| 1 | dream, 3 denoising steps (as shipped) |" in text
@@ -121,7 +121,7 @@ def test_facts_of_something_that_is_no_run(run: Path, tmp_path: Path) -> None:
         RunFacts.read(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "checkpoint.safetensors").write_bytes((run / "checkpoint.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="no training run of this version: it lacks 'games'"):
+    with pytest.raises(ValueError, match="no training run of this version: it lacks 'training'"):
         RunFacts.read(tmp_path)
 
 

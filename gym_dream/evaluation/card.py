@@ -285,29 +285,27 @@ def _training_section(runs: Sequence[RunFacts], hardware: str) -> str:
         return ""
     losses = list(dict.fromkeys(name for run in runs for name in run.losses))
     settings = _differing([run.training for run in runs])
-    head = ["run", "updates", "minutes", "batch", *settings, *(f"held-out {name.replace('_', ' ')}" for name in losses)]
+    networks = {"denoiser": "denoiser updates", "reward": "reward and termination updates"}
+    head = ["run", "minutes", *networks.values(), *settings, *(f"held-out {name.replace('_', ' ')}" for name in losses)]
     rows = [
         [
             run.name,
-            f"{run.steps:,}",
             f"{run.seconds / 60:.0f}",
-            str(run.training.get("batch_size", "")),
+            *(f"{run.updates(network):,}" for network in networks),
             *(str(run.training.get(name, "")) for name in settings),
             *(f"{run.losses[name]:.4f}" if name in run.losses else "" for name in losses),
         ]
         for run in runs
     ]
     total, fraction = sum(run.seconds for run in runs) / 3600, runs[-1].held_out_fraction
-    steps = sum(run.steps for run in runs)
-    return (
-        f"## Training\n\n{total:.1f} hours, {steps:,} updates of the denoiser in all, on {hardware}. "
-        f"{fraction:.0%} of the games were held out.\n\n" + _rows(head, rows)
+    return f"## Training\n\n{total:.1f} hours on {hardware}. {fraction:.0%} of the games were held out.\n\n" + _rows(
+        head, rows
     )
 
 
 def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
     """The names of the settings that are not the same in all runs."""
-    names = dict.fromkeys(name for setting in settings for name in setting if name != "batch_size")
+    names = dict.fromkeys(name for setting in settings for name in setting)
     return [name for name in names if any(setting.get(name) != settings[0].get(name) for setting in settings)]
 
 

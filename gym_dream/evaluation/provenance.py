@@ -16,6 +16,8 @@ import torch
 from gym_dream.data.episode import episode_info
 from gym_dream.files import read_header, read_json
 
+_NETWORK_OF_LOSS = {"denoiser_loss": "denoiser", "reward_loss": "reward", "termination_loss": "reward"}
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -59,13 +61,14 @@ class RunFacts:
 
     Attributes:
         name: of the folder.
-        steps: updates of the denoiser.
+        steps: of the run; `updates` says what they were for each network.
         seconds: spent training.
         games: episodes of the store that it knew of.
         held_out_fraction: the share of them that was held out,
         seed: by this seed.
         training: its settings.
-        losses: the last losses on held-out games, by name; empty where no log can be read.
+        losses: the last losses on held-out games, by name, of the networks that the run trained; empty where no log can
+            be read.
     """
 
     name: str
@@ -76,6 +79,11 @@ class RunFacts:
     seed: int
     training: dict[str, Any]
     losses: dict[str, float]
+
+    def updates(self, network: str) -> int:
+        """Updates of ``"denoiser"`` or ``"reward"`` (with termination): none where its interval is 0."""
+        interval = int(self.training.get(f"{network}_interval", 1))
+        return -(-self.steps // interval) if interval else 0
 
     @classmethod
     def read(cls, folder: Path) -> RunFacts:
@@ -88,6 +96,9 @@ class RunFacts:
         config, checkpoint = read_json(folder / "config.json"), folder / "checkpoint.safetensors"
         try:
             progress = json.loads(read_header(checkpoint).metadata["progress"])
+            training = dict(config["training"])
+            trained = [loss for loss, network in _NETWORK_OF_LOSS.items() if training.get(f"{network}_interval", 1)]
+            losses = _last_scalars(folder / "logs", "held_out/")
             return cls(
                 name=folder.resolve().name,
                 steps=int(progress["step"]),
@@ -95,8 +106,8 @@ class RunFacts:
                 games=int(config["games"]),
                 held_out_fraction=float(config["held_out_fraction"]),
                 seed=int(config["seed"]),
-                training=dict(config["training"]),
-                losses=_last_scalars(folder / "logs", "held_out/"),
+                training=training,
+                losses={name: losses[name] for name in trained if name in losses},
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"{folder} is no training run of this version: it lacks {error}.") from error
