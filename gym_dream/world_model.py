@@ -219,8 +219,19 @@ def _download(repository: str) -> Path:
 
 
 def resolve_device(device: str) -> torch.device:
-    """A PyTorch device by name; "auto" is the GPU if there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    """A PyTorch device by name; "auto" is the GPU if there is one.
+
+    Raises:
+        ValueError: no device has that name, or it is not on this machine.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}). Try 'auto' or 'cpu'."
+        ) from error
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
