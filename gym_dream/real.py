@@ -14,14 +14,14 @@ import ale_py
 import gymnasium as gym
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
-from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 from gymnasium.spaces import Box, Discrete
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import AtariPreprocessing
 
-from gym_dream.actions import check_actions
+from gym_dream.actions import ActionNames, check_actions
 from gym_dream.games import find_game
 
 FRAME_SIZE = 64
@@ -56,7 +56,7 @@ def make(
             with the game.
         rewards: ``"sign"`` (-1, 0 or 1, as in dreams) or ``"raw"``.
         repeat_action_probability: chance that the console repeats the previous action (0.25 is ALE's "sticky actions").
-        max_episode_steps: truncate an episode after this many steps.
+        max_episode_steps: truncate an episode after this many steps; None or -1 for never.
         render_mode: ``"rgb_array"`` or ``"human"``; renders the console's full 210x160 picture.
 
     Raises:
@@ -145,7 +145,7 @@ class GameRules(gym.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64], RecordC
         self.metadata = {**env.metadata, "render_fps": RENDER_FPS}
         self._ending = ending
         self._rewards = rewards
-        self._max_episode_steps = max_episode_steps
+        self._max_episode_steps = _limit(max_episode_steps)
         self._steps = 0  # of the running episode
         self._lives = 0
         self._next_life: np.ndarray | None = None  # the observation it begins with, after a life was lost
@@ -185,7 +185,7 @@ class GameRules(gym.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64], RecordC
             self._next_life = observation.copy()
         terminated = game_over or self._next_life is not None
         self._steps += 1
-        truncated = truncated or self._steps == self._max_episode_steps
+        truncated = truncated or self._steps >= self._max_episode_steps
         return observation, reward, terminated, truncated, info
 
     def _info(self, raw_reward: float) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class GameRules(gym.Wrapper[np.ndarray, np.int64, np.ndarray, np.int64], RecordC
         return {"lives": console.lives(), "raw_reward": raw_reward, "ram": console.getRAM()}
 
 
-class RealVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class RealVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Several real games at once: ALE's own vector environment, with Gymnasium's manners at lost lives.
 
     Observations are uint8 (N, 64, 64, 3), rewards float64 (N,). ``info`` holds ``lives`` int32 (N,) and ``raw_reward``
@@ -236,7 +236,8 @@ class RealVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         self._ending = ending
         self._rewards = rewards
-        self._max_episode_steps = max_episode_steps
+        self._max_episode_steps = _limit(max_episode_steps)
+        self._game = game
         self._games = [_ale_game(game, repeat_action_probability) for _ in range(num_envs)]
         self._observations = np.zeros((num_envs, FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
         self._lives = np.zeros(num_envs, np.int32)
@@ -263,6 +264,9 @@ class RealVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             seeds = [None if one is None else int(one) for one in seed]
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed must be None, an integer or {self.num_envs} of them, got {len(seeds)}.")
+        self._check_open()
+        if unknown := sorted(set(options or {}) - {"reset_mask"}):
+            raise ValueError(f"Unknown reset options {unknown}: expected 'reset_mask'.")
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_)))
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
             raise ValueError(
@@ -278,6 +282,7 @@ class RealVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ResetNeeded: before the first reset, or with autoreset disabled after an episode's end.
             InvalidAction: actions of wrong shape, type or range.
         """
+        self._check_open()
         actions = check_actions(self.single_action_space, actions, self.num_envs)  # ALE does not: a wrong one hangs it
         if not self._started.all():
             raise ResetNeeded("Call reset() before the first step().")
@@ -296,13 +301,20 @@ class RealVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ended, final_obs, final_info = self._ended, self._observations.copy(), info
             self._restart(ended)
             info = self._info(raw_reward)
-            info |= {"final_obs": final_obs, "final_info": final_info, "_final_obs": ended, "_final_info": ended}
+            info |= {"final_obs": final_obs, "final_info": final_info, "_final_obs": ended, "_final_info": ended.copy()}
         rewards = np.sign(raw_reward) if self._rewards == "sign" else raw_reward
         return self._observations.copy(), rewards.astype(np.float64), terminated, truncated, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """The current observations, one uint8 (64, 64, 3) a game."""
         return None if self.render_mode is None else tuple(self._observations.copy())
+
+    def _of_spec(self, name: str) -> Any:
+        return env_spec(self._game)[name]
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("This vector environment is closed: make a new one.")
 
     def _restart(self, mask: np.ndarray, seeds: Sequence[int | None] | None = None) -> None:
         for row in np.flatnonzero(mask).tolist():
@@ -334,8 +346,7 @@ class RealVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             terminated[row] = game_over[0] or self._game_goes_on[row]
             truncated[row] = cut[0]
         self._steps += playing
-        if self._max_episode_steps is not None:
-            truncated |= self._steps >= self._max_episode_steps
+        truncated |= playing & (self._steps >= self._max_episode_steps)
         return raw_reward, terminated, truncated
 
     def _info(self, raw_reward: np.ndarray) -> dict[str, Any]:
@@ -369,6 +380,15 @@ def _ale_game(game: str, repeat_action_probability: float) -> AtariVectorEnv:
     )
     VectorEnv.metadata.pop("autoreset_mode", None)  # ALE writes it into the dictionary that all classes share
     return env  # type: ignore[return-value]
+
+
+def _limit(max_episode_steps: int | None) -> float:
+    """Steps of an episode at most, infinity for None or -1."""
+    if max_episode_steps is None or max_episode_steps == -1:
+        return float("inf")
+    if max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps must be at least 1, or -1 or None for no limit, got {max_episode_steps}.")
+    return max_episode_steps
 
 
 def _check_choices(*, ending: str = "life", rewards: str = "sign") -> None:

@@ -331,3 +331,18 @@ def test_bad_input_is_refused():
         real.make_vec("Breakout", 0)
     with pytest.raises(ValueError, match="render_mode"):
         real.make_vec("Breakout", render_mode="human")
+
+
+def test_limits_options_and_closing_are_those_of_dreams():
+    envs = real.make_vec("Breakout", 2, max_episode_steps=-1)
+    envs.reset(seed=0)
+    assert not envs.step(np.zeros(2, np.int64))[3].any()
+    assert envs.get_action_meanings() == ["NOOP", "FIRE", "RIGHT", "LEFT"]
+    with pytest.raises(ValueError, match="'contxt'"):
+        envs.reset(options={"contxt": 1})
+    envs.close()
+    with pytest.raises(gym.error.ClosedEnvironmentError):
+        envs.step(np.zeros(2, np.int64))
+    for make in (real.make, real.make_vec):
+        with pytest.raises(ValueError, match="at least 1"):
+            make("Breakout", max_episode_steps=0)
