@@ -71,10 +71,10 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, atomically.
 
     Raises:
-        TypeError: `value` holds something that JSON cannot; the file is as it was.
+        TypeError, ValueError: `value` holds something that JSON cannot, such as infinity; the file is as it was.
         OSError: As in `atomic_write`.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

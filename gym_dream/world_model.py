@@ -202,8 +202,8 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(
         f"No world model {name!r} here: expected a folder with a config.json, a shipped name ({shipped}), or "
         f"'hub:org/name'. To make one of {game}:\n"
-        f"    gym-dream collect --game {game} --out data/{game.lower()}\n"
-        f"    gym-dream fit --data data/{game.lower()} --out runs/{game.lower()}\n"
+        f"    gym-dream collect --game {game} --steps 60000 --out data/{game.lower()}\n"
+        f"    gym-dream fit --data data/{game.lower()} --out runs/{game.lower()} --minutes 600\n"
         f"then gym.make('DreamEnv-v0', model='runs/{game.lower()}/world_model')."
     )
 

@@ -22,7 +22,7 @@ class SamplerConfig:
     """1: Euler. 2: Heun."""
     s_churn: float = 0.0
     s_tmin: float = 0.0
-    s_tmax: float = float("inf")
+    s_tmax: float = 1e6  # no limit; infinity is no JSON
     s_noise: float = 1.0
 
     def __post_init__(self) -> None:
