@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,6 +25,15 @@ from gym_dream.models.reward_termination import RewardTerminationConfig, RewardT
 from gym_dream.models.sampler import SamplerConfig
 
 FORMAT_VERSION = 1
+CONTENTS = {
+    "config.json",
+    "denoiser.safetensors",
+    "reward_termination.safetensors",
+    "starts.safetensors",
+    "replay.safetensors",
+    "README.md",
+    "contact_sheet.png",
+}
 PRETRAINED = Path(__file__).parent / "pretrained"
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -38,6 +48,22 @@ class WorldModelConfig:
     reward_termination: RewardTerminationConfig
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        denoiser, judge = self.denoiser, self.reward_termination
+        pairs = {"num_actions": judge.num_actions, "image_channels": judge.image_channels}
+        for name, value in pairs.items():
+            if getattr(denoiser, name) != value:
+                raise ValueError(
+                    f"{name}: the denoiser has {getattr(denoiser, name)}, the reward and termination model {value}; "
+                    "expected the same."
+                )
+        frame = [*judge.frame_size, judge.image_channels]
+        if list(self.env.get("frame_shape", frame)) != frame:
+            raise ValueError(f"env: frame_shape is {self.env['frame_shape']}, but the networks are made for {frame}.")
+        actions = self.env.get("action_meanings")
+        if actions is not None and len(actions) != judge.num_actions:
+            raise ValueError(f"env: {len(actions)} action_meanings, but the networks know {judge.num_actions} actions.")
 
 
 @dataclass(frozen=True)
@@ -80,6 +106,11 @@ class WorldModel:
         folder = resolve(model)
         values = read_json(folder / "config.json")
         version = values.get("format_version") if isinstance(values, dict) else None
+        if version is None:
+            raise ValueError(
+                f"{folder / 'config.json'} is no world model's: it misses 'format_version'. The model of a training "
+                "run lies in its subfolder world_model."
+            )
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise ValueError(
                 f"{folder / 'config.json'}: format version {version} is newer than the {FORMAT_VERSION} that this "
@@ -99,9 +130,11 @@ class WorldModel:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the folder: to a temporary name first, so that an older one stays whole until the new one is.
 
-        Weights are stored in half precision, save the fixed Fourier features, which need every bit.
+        Weights are stored in half precision, save the fixed Fourier features, which need every bit. A contact sheet in
+        the folder goes: it shows the weights that were there before.
 
         Raises:
+            FileExistsError: the folder holds something else than a world model, which is left as it is.
             OSError: the disk is full or the folder cannot be written; what was there stays.
         """
         folder = Path(folder)
@@ -187,20 +220,20 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     name = os.fspath(model)
     if name.startswith("hub:"):
         return _download(name.removeprefix("hub:"))
+    is_name = name == Path(name).name  # ./breakout is a folder of one's own
+    if is_name and (PRETRAINED / name.lower() / "config.json").is_file():
+        return PRETRAINED / name.lower()
     path = Path(name)
     if (path / "config.json").is_file():
         return path
-    if (PRETRAINED / name.lower() / "config.json").is_file():
-        return PRETRAINED / name.lower()
     shipped = ", ".join(sorted(p.parent.name for p in PRETRAINED.glob("*/config.json"))) or "none"
-    if path.is_dir():
-        raise FileNotFoundError(f"{path} is a folder, but no world model: it has no config.json.")
+    found = f"{path} is a folder, but has no config.json" if path.is_dir() else f"no world model {name!r} here"
     try:
         game = find_game(name).name
     except ValueError:
         game = "Breakout"
     raise FileNotFoundError(
-        f"No world model {name!r} here: expected a folder with a config.json, a shipped name ({shipped}), or "
+        f"{found[0].upper()}{found[1:]}: expected a world model folder, a shipped name ({shipped}), or "
         f"'hub:org/name'. To make one of {game}:\n"
         f"    gym-dream collect --game {game} --steps 60000 --out data/{game.lower()}\n"
         f"    gym-dream fit --data data/{game.lower()} --out runs/{game.lower()} --minutes 600\n"
@@ -287,6 +320,9 @@ def _load_contexts(config: WorldModelConfig, path: Path) -> Contexts:
             f"{path}: contexts have shape {contexts.frames.shape[1:]} (length, height, width, channels), but "
             f"config.json asks for {expected}. Do the two files belong together?"
         )
+    actions, known = contexts.actions, config.denoiser.num_actions
+    if actions.dtype != np.int64 or (actions.size and not 0 <= actions.min() <= actions.max() < known):
+        raise ValueError(f"{path}: expected actions from 0 to {known - 1}, as config.json says, got others.")
     return contexts
 
 
@@ -295,8 +331,10 @@ def _replace_folder(new: Path, folder: Path) -> None:
     if not folder.exists():
         new.rename(folder)
         return
-    if not (folder / "config.json").exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} holds something that is no world model; it is left as it is.")
+    if foreign := sorted({path.name for path in folder.iterdir()} - CONTENTS):
+        raise FileExistsError(
+            f"{folder} is no world model, for it holds {', '.join(foreign)}: it is left as it is. Choose another."
+        )
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
     try:
         folder.rename(old / folder.name)

@@ -121,7 +121,7 @@ def test_missing_weights_say_how_to_get_them(env_id: str) -> None:
             make(env_id)
         for part in (
             game,
-            f"gym-dream collect --game {game} --out data/{game.lower()}",
+            f"gym-dream collect --game {game} --steps 60000 --out data/{game.lower()}",
             f"gym-dream fit --data data/{game.lower()} --out runs/{game.lower()}",
             f"gym.make('DreamEnv-v0', model='runs/{game.lower()}/world_model')",
         ):

@@ -1,7 +1,6 @@
 import dataclasses
 import errno
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -268,9 +267,32 @@ def test_what_is_no_world_model_is_never_replaced(model, tmp_path):
     (mine / "chapter1.txt").write_text("years of work")
     refuses(lambda: model.save(mine), FileExistsError, mine, "no world model")
     assert contents(tmp_path) == {"thesis/chapter1.txt": b"years of work"}
+    (mine / "config.json").write_text("{}")  # a training run has one, too
+    refuses(lambda: model.save(mine), FileExistsError, mine, "chapter1.txt")
+    refuses(lambda: WorldModel.load(mine), ValueError, "format_version", "subfolder world_model")
+    assert (mine / "chapter1.txt").read_text() == "years of work"
     (tmp_path / "file").write_text("text")
     refuses(lambda: model.save(tmp_path / "file"), OSError, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "text"
+
+
+def test_networks_that_do_not_fit_together_are_refused(model):
+    judge = model.config.reward_termination
+    with pytest.raises(ValueError, match="num_actions"):
+        dataclasses.replace(
+            model.config, reward_termination=dataclasses.replace(judge, num_actions=judge.num_actions + 1)
+        )
+    with pytest.raises(ValueError, match="frame_shape"):
+        dataclasses.replace(model.config, env={**model.config.env, "frame_shape": [1, 2, 3]})
+    with pytest.raises(ValueError, match="action_meanings"):
+        dataclasses.replace(model.config, env={**model.config.env, "action_meanings": ["NOOP"]})
+
+
+def test_contexts_with_actions_that_do_not_exist_are_refused(model, folder):
+    starts = model.starts
+    wrong = Contexts(starts.frames, starts.actions + 100, starts.real)
+    wrong.save(folder / "starts.safetensors")
+    refuses(lambda: WorldModel.load(folder), ValueError, "starts.safetensors", "actions")
 
 
 def test_an_empty_folder_is_as_good_as_none(model, tmp_path):
@@ -290,19 +312,17 @@ def test_a_shipped_name_is_found_whatever_its_case(model, tmp_path, monkeypatch)
     refuses(lambda: resolve("pong"), FileNotFoundError, "'pong'", "(breakout)", "--game Pong", "gym-dream fit")
 
 
-def test_a_folder_of_ones_own_comes_before_a_shipped_one(model, folder, tmp_path, monkeypatch):
+def test_a_shipped_name_means_the_shipped_model_wherever_one_works(model, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(gym_dream.world_model, "PRETRAINED", tmp_path / "shipped")
     model.save(tmp_path / "shipped" / "model")
     monkeypatch.chdir(folder.parent)
-    assert resolve("model") == Path("model")
-    shutil.rmtree(folder)
-    folder.mkdir()  # another folder of that name is in nobody's way
     assert resolve("model") == tmp_path / "shipped" / "model"
+    assert resolve("./model").resolve() == folder.resolve()
 
 
 def test_what_is_not_there_says_how_to_make_it(tmp_path):
     refuses(lambda: resolve(tmp_path / "nothing"), FileNotFoundError, "nothing", "gym-dream collect", "hub:org/name")
-    refuses(lambda: resolve(tmp_path), FileNotFoundError, tmp_path, "no config.json")
+    refuses(lambda: resolve(tmp_path), FileNotFoundError, tmp_path, "no config.json", "gym-dream collect")
 
 
 class FakeHub:

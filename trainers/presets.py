@@ -136,6 +136,6 @@ PRESETS = {
             reward_batch_size=16,
             reward_interval=4,
         ),
-        "2.3M + 1M parameters, a fifth of the arithmetic; hours on two CPU cores",
+        "2.3M + 1.2M parameters, a fifth of the arithmetic; hours on two CPU cores",
     ),
 }

@@ -165,7 +165,8 @@ def _train(
         run.save(out, time.monotonic() - began)
         log(run.evaluate(), run.step)
 
-    bar = tqdm(total=budget.amount, unit=budget.unit, disable=not progress, bar_format=_BAR)
+    bar = tqdm(total=budget.amount, initial=used(), unit=budget.unit, disable=not progress, bar_format=_BAR)
+    first_step, first_second = run.step, time.monotonic()
     with bar, _polite_interrupt() as interrupted:
         while used() < budget.amount and not interrupted():
             latest |= run.update(used() / budget.amount)
@@ -175,7 +176,8 @@ def _train(
                 shown = {
                     name.removesuffix("/loss"): f"{value:.4f}" for name, value in losses.items() if "/loss" in name
                 }
-                bar.set_postfix(step=run.step, **shown, refresh=False)
+                speed = (run.step - first_step) / (time.monotonic() - first_second)
+                bar.set_postfix(step=run.step, **shown, speed=f"{speed:.2f} steps/s", refresh=False)
             bar.update(used() - bar.n)
             if time.monotonic() - saved >= 60 * checkpoint_minutes:
                 checkpoint()
@@ -183,7 +185,7 @@ def _train(
         checkpoint()
 
 
-_BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+_BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
 
 
 def _new_config(
