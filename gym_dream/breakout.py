@@ -54,6 +54,22 @@ def locate_in_ram(ram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ball, (ram[:, RAM_PADDLE] - 39) * SCALE_X - 0.5
 
 
+def ball_events(ram: np.ndarray) -> np.ndarray:
+    """The steps that are hard to foresee: the ball turns, comes, goes, or flies fast (over 2.5 pixels a step down).
+
+    Args:
+        ram: uint8 (T, 128), the memory after each of T consecutive steps.
+
+    Returns:
+        bool (T,).
+    """
+    ball, _ = locate_in_ram(ram)
+    before, earlier = (np.concatenate([np.repeat(ball[:1], k, axis=0), ball])[: len(ball)] for k in (1, 2))
+    velocity, last_velocity = ball - before, before - earlier
+    turns = np.abs(velocity - last_velocity).max(axis=1) > 0.7  # a straight flight wavers by a pixel of the console
+    return turns | (np.isnan(ball[:, 0]) != np.isnan(before[:, 0])) | (np.abs(velocity[:, 1]) > 2.5)
+
+
 def locate_in_frames(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ball and paddle from frames, uint8 (N, 64, 64, 3), real or dreamt.
 

@@ -10,7 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gym_dream.data import ContextSampler, Episode, Segments, SegmentSampler, split_held_out, start_contexts
+from gym_dream.data import (
+    ContextSampler,
+    Emphasis,
+    Episode,
+    Segments,
+    SegmentSampler,
+    eventful,
+    split_held_out,
+    start_contexts,
+)
 from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
 from gym_dream.models.reward_termination import (
     RewardTerminationLoss,
@@ -58,7 +67,10 @@ class Fit:
         denoiser_config = config.world_model.denoiser
         ending = config.world_model.env["ending"]
         frames = denoiser_config.context_length + training.targets
-        self.frame_sampler = SegmentSampler(train, frames, beyond_end=False, ending=ending)
+        emphasis = None
+        if training.event_share:
+            emphasis = Emphasis([eventful(e) for e in train], training.event_share, window=training.targets)
+        self.frame_sampler = SegmentSampler(train, frames, beyond_end=False, ending=ending, emphasis=emphasis)
         self.held_out_frame_sampler = SegmentSampler(self.held_out, frames, beyond_end=False, ending=ending)
         self.reward_sampler = SegmentSampler(train, training.reward_steps + 1, beyond_end=True, ending=ending)
         self.held_out_reward_sampler = SegmentSampler(

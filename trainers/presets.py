@@ -39,6 +39,9 @@ class TrainingConfig:
     context_noise: float = 0.0
     """Noise on the past frames: each sample draws a standard deviation from [0, context_noise], for a shift of each
     channel common to its frames and for every pixel. Teaches a dream to wash errors out instead of adding them up."""
+    event_share: float = 0.0
+    """Share of the denoiser's segments that are drawn around a step at which something happens
+    (`gym_dream.data.eventful`), which is then among their targets. The others are drawn by chance."""
     reward_batch_size: int = 32
     reward_steps: int = 18
     """Transitions of a training sequence of the reward and termination model."""
@@ -62,6 +65,8 @@ class TrainingConfig:
             raise ValueError(f"cooldown: expected a share of the run, from 0 to 1, got {self.cooldown}.")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay: expected from 0 to below 1, got {self.average_decay}.")
+        if not 0 <= self.event_share <= 1:
+            raise ValueError(f"event_share: expected a share of the segments, from 0 to 1, got {self.event_share}.")
         if not 0 < self.sigma_min <= self.sigma_max:
             raise ValueError(f"Expected 0 < sigma_min <= sigma_max, got {self.sigma_min} and {self.sigma_max}.")
 

@@ -2,18 +2,21 @@
 
 from gym_dream.data.contexts import Contexts, ContextSampler, start_contexts
 from gym_dream.data.episode import Episode, EpisodeInfo, split_held_out
-from gym_dream.data.segments import RECENCY, Segments, SegmentSampler
+from gym_dream.data.events import eventful
+from gym_dream.data.segments import RECENCY, Emphasis, Segments, SegmentSampler
 from gym_dream.data.store import EpisodeStore
 
 __all__ = [
     "RECENCY",
     "ContextSampler",
     "Contexts",
+    "Emphasis",
     "Episode",
     "EpisodeInfo",
     "EpisodeStore",
     "SegmentSampler",
     "Segments",
+    "eventful",
     "split_held_out",
     "start_contexts",
 ]

@@ -38,6 +38,21 @@ class Segments:
     mask: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Emphasis:
+    """Steps to draw more often than chance would.
+
+    Attributes:
+        steps: Of each episode, bool (T,), the steps that count.
+        share: Of the segments, in [0, 1]: so many are drawn around such a step, each equally likely.
+        window: The step lies among the last so many steps of its segment (where the span is long enough).
+    """
+
+    steps: Sequence[np.ndarray]
+    share: float
+    window: int
+
+
 class Spans:
     """Episodes cut where an ending rule ends them, and which cut to draw from how often.
 
@@ -95,6 +110,11 @@ class Spans:
         spans = np.minimum(np.searchsorted(self._cumulative, place, side="right"), len(self) - 1)
         return spans, rng.integers(0, self.length[spans])
 
+    def locate(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where steps of the joined episodes lie, int64 (count,): their spans, and their places there."""
+        spans = np.searchsorted(self._first_step, steps, side="right") - 1
+        return spans, steps - self._first_step[spans]
+
     def gather(self, spans: np.ndarray, first: np.ndarray, num_frames: int) -> Segments:
         """Copy stretches out of spans, with padding wherever they reach outside.
 
@@ -144,6 +164,7 @@ class SegmentSampler:
             comes only before the start; True (for the reward and termination model) pads there too.
         ending: What ends a span: "life" or "game".
         recency: None (every step equally likely) or weights of the parts of the replay; see `Spans` and `RECENCY`.
+        emphasis: Steps to draw more often; the other segments are drawn as above.
 
     Raises:
         ValueError: An argument that cannot be, or episodes that do not fit together.
@@ -157,9 +178,14 @@ class SegmentSampler:
         beyond_end: bool,
         ending: Ending = "life",
         recency: Sequence[float] | None = None,
+        emphasis: Emphasis | None = None,
     ) -> None:
         if num_frames < 2:
             raise ValueError(f"a segment needs at least 2 frames, got {num_frames}")
+        self._emphasised = np.zeros(0, np.int64)
+        if emphasis is not None:
+            self._emphasised = _emphasised_steps(episodes, emphasis, num_frames)
+        self._emphasis = emphasis
         self.num_frames = num_frames
         self.beyond_end = beyond_end
         self.spans = Spans(episodes, ending=ending, recency=recency)
@@ -175,12 +201,33 @@ class SegmentSampler:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         spans, step = self.spans.draw(batch_size, rng)
         offset = rng.integers(0, self.num_frames - 1, batch_size)
+        if self._emphasis is not None and len(self._emphasised):
+            chosen = rng.random(batch_size) < self._emphasis.share
+            there = self.spans.locate(rng.choice(self._emphasised, batch_size))
+            spans, step = (np.where(chosen, *pair) for pair in zip(there, (spans, step), strict=True))
+            # Counted from the segment's end, or (beyond_end) from its start.
+            near_end = rng.integers(0, self._emphasis.window, batch_size)
+            near_end = self.num_frames - 2 - near_end if self.beyond_end else near_end
+            offset = np.where(chosen, near_end, offset)
         if self.beyond_end:
             first = step - offset
         else:
             last = np.minimum(step + 1 + offset, self.spans.length[spans])
             first = last - (self.num_frames - 1)
         return self.spans.gather(spans, first, self.num_frames)
+
+
+def _emphasised_steps(episodes: Sequence[Episode], emphasis: Emphasis, num_frames: int) -> np.ndarray:
+    """The steps to emphasise, counted through all episodes."""
+    if not 0 <= emphasis.share <= 1 or not 1 <= emphasis.window < num_frames:
+        raise ValueError(
+            f"emphasis: expected a share from 0 to 1 and a window from 1 to {num_frames - 1} steps, got "
+            f"{emphasis.share} and {emphasis.window}"
+        )
+    shapes = [steps.shape for steps in emphasis.steps]
+    if shapes != [(len(episode),) for episode in episodes]:
+        raise ValueError(f"emphasis: expected a flag for each step of the {len(episodes)} episodes, got {shapes}")
+    return np.flatnonzero(np.concatenate(emphasis.steps))
 
 
 def _terminated(episode: Episode, ending: Ending) -> np.ndarray:
