@@ -192,6 +192,82 @@ class Card:
         print(f"Wrote {write_card(**vars(self))}.")
 
 
+@dataclass(frozen=True)
+class Evaluate:
+    """Play policies in a dream and in the real game and compare their returns; write report.json and a page of plots.
+
+    Ctrl-C keeps what is played; --resume goes on. With --suite atari100k instead: the report on a folder of scores.
+    """
+
+    env: str = "Dream/Breakout-v0"
+    """The id of the dream."""
+    out: Path = Path("evaluation")
+    """The folder of the report, and of the episodes played."""
+    policies: tuple[str, ...] = ("random", "persistent(repeat=0.9)", "scripted(noise=0.03)", "scripted(noise=0.5)")
+    """What plays in both worlds: random; persistent(repeat=0.9), random actions held for a while; scripted or
+    scripted(noise=0.1,lag=2), for Breakout only; or sb3:FILE.zip (unpickled: trust it)."""
+    epsilon: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6)
+    """Each policy plays once with each share of random actions; random plays once."""
+    model: str | None = None
+    """A world model in place of the id's own: a folder, a name that ships, or hub:organisation/name[@revision]."""
+    episodes: int = 24
+    """Of each policy, in the dream."""
+    real_episodes: int = 100
+    """Of each policy, in the game."""
+    horizon: int = 200
+    """Steps after which an episode is cut off, in either world."""
+    num_envs: int = 24
+    """Games at a time."""
+    starts: str | None = None
+    """A folder of recorded games that were held out from training, to begin from; by default the model's own starts."""
+    model_kwargs: dict[str, int | float] = field(default_factory=dict)
+    """The model's own settings, e.g. --model-kwargs num_denoising_steps 1."""
+    seed: int = 0
+    """Episode i draws from seed + i."""
+    device: str = "auto"
+    """Where the dreams run, e.g. cpu or cuda."""
+    precision: Precision = "auto"
+    """Of the dream's networks; auto: bfloat16 where the hardware has it."""
+    resume: bool = False
+    """Go on with the evaluation in OUT."""
+    suite: Literal["atari100k"] | None = None
+    """Report on the scores of a benchmark instead."""
+    results: Path | None = None
+    """For a suite: the folder of scores; by default the published ones."""
+
+    def __call__(self) -> None:
+        if self.suite is not None:
+            from gym_dream.evaluation import atari100k
+
+            print(atari100k.write_report(self.results, self.out).text())
+            return
+        from gym_dream.evaluation.report import text, write_report
+        from gym_dream.evaluation.returns import compare, with_epsilons
+
+        comparison = compare(
+            with_epsilons(self.policies, self.epsilon),
+            self.env,
+            out=self.out,
+            resume=self.resume,
+            progress=True,
+            model=self.model,
+            episodes=self.episodes,
+            real_episodes=self.real_episodes,
+            horizon=self.horizon,
+            num_envs=self.num_envs,
+            seed=self.seed,
+            starts=self.starts,
+            device=self.device,
+            precision=self.precision,
+            model_kwargs=self.model_kwargs or None,
+        )
+        write_report(comparison, self.out)
+        print(text(comparison))
+        print(f"Wrote {self.out}/report.json, report.md and report.png.")
+        if comparison.failed:
+            raise ValueError(f"Not every policy could be played: see above for {', '.join(comparison.failed)}.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -202,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error that its message explains, 130 after Ctrl-C.
     """
     command = tyro.cli(
-        Demo | List | Collect | Fit | Card,
+        Demo | List | Collect | Fit | Evaluate | Card,
         prog="gym-dream",
         description=DESCRIPTION,
         args=arguments,

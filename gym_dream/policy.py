@@ -85,6 +85,40 @@ class RandomPolicy:
 
 
 @dataclass(frozen=True)
+class PersistentPolicy:
+    """Random actions, each held for a while: at every step another is drawn with probability ``1 - repeat``."""
+
+    repeat: float
+    num_actions: int
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.repeat < 1.0:
+            raise ValueError(f"repeat is a probability below 1, got {self.repeat}.")
+
+    @property
+    def name(self) -> str:
+        """E.g. ``"persistent(repeat=0.9)"``."""
+        return f"persistent(repeat={self.repeat:g})"
+
+    def begin(self, num_envs: int, seed: int) -> tuple[list[np.random.Generator], np.ndarray]:
+        """The rows' random streams, and no action to hold yet (-1)."""
+        return streams(num_envs, seed, purpose=4), np.full(num_envs, -1)
+
+    def reset(self, state: Any, mask: np.ndarray, contexts: Contexts | None = None) -> Any:
+        """Let go of the action held."""
+        random, held = state
+        return random, np.where(mask, -1, held)
+
+    def act(self, state: Any, observations: np.ndarray, info: Mapping[str, Any]) -> tuple[np.ndarray, Any]:
+        """Hold on or draw anew."""
+        random, held = state
+        keep = np.array([stream.random() < self.repeat for stream in random]) & (held >= 0)
+        drawn = np.array([stream.integers(self.num_actions) for stream in random])
+        actions = np.where(keep, held, drawn)
+        return actions, (random, actions)
+
+
+@dataclass(frozen=True)
 class EpsilonPolicy:
     """Another policy, overruled at every step with probability `epsilon` by a random action."""
 
@@ -123,10 +157,10 @@ def load_policy(spec: str, env: Mapping[str, Any], *, source: Literal["pixels", 
     """The policy that a few words describe.
 
     Args:
-        spec: ``random``; ``scripted``, a player of Breakout, or ``scripted(noise=0.1,lag=2)`` (see
-            `gym_dream.breakout.ScriptedBreakout`); ``sb3:FILE.zip``, a model saved by Stable-Baselines3 or
-            sb3-contrib, which unpickles: only open files you trust. Each may end in ``+epsilon=0.1`` for a share of
-            random actions.
+        spec: ``random``; ``persistent(repeat=0.9)``, random actions held for a while; ``scripted``, a player of
+            Breakout, or ``scripted(noise=0.1,lag=2)`` (see `gym_dream.breakout.ScriptedBreakout`); ``sb3:FILE.zip``, a
+            model saved by Stable-Baselines3 or sb3-contrib, which unpickles: only open files you trust. Each may end in
+            ``+epsilon=0.1`` for a share of random actions.
         env: the specification of the environment it is to play: `gym_dream.real.env_spec` or a world model's
             `config.env`.
         source: where a scripted player looks: dreams have pixels only.
@@ -145,11 +179,13 @@ def load_policy(spec: str, env: Mapping[str, Any], *, source: Literal["pixels", 
         from gym_dream.sb3_policy import load_sb3_policy
 
         return load_sb3_policy(Path(base.removeprefix("sb3:")), num_actions, tuple(env["frame_shape"]))
+    if persistent := re.fullmatch(r"persistent(?:\(repeat=(.*)\))?", base):
+        return PersistentPolicy(_number(float, persistent[1] or "0.9", spec), num_actions)
     scripted = re.fullmatch(r"scripted(?:\((.*)\))?", base)
     if scripted is None:
         raise ValueError(
-            f"Unknown policy {spec!r}: expected 'random', 'scripted', 'scripted(noise=0.1,lag=2)' or 'sb3:FILE.zip', "
-            "each with or without '+epsilon=0.1' behind it."
+            f"Unknown policy {spec!r}: expected 'random', 'persistent(repeat=0.9)', 'scripted', "
+            "'scripted(noise=0.1,lag=2)' or 'sb3:FILE.zip', each with or without '+epsilon=0.1' behind it."
         )
     if env.get("game") != "Breakout":
         raise ValueError(

@@ -34,13 +34,53 @@ def estimate(values: Sequence[float] | np.ndarray, weights: Sequence[float] | np
         values: (n,), one an episode. Samples that are NaN or weigh nothing are left out.
         weights: (n,), how much each counts (frames of an episode that a share was taken of); all alike by default.
     """
-    values = np.asarray(values, np.float64)
-    weights = np.ones_like(values) if weights is None else np.asarray(weights, np.float64)
-    counted = ~np.isnan(values) & (weights > 0)
-    values, weights = values[counted], weights[counted]
-    if len(values) == 0:
+    x = np.asarray(values, np.float64)
+    w = np.ones_like(x) if weights is None else np.asarray(weights, np.float64)
+    counted = ~np.isnan(x) & (w > 0)
+    x, w = x[counted], w[counted]
+    if len(x) == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    means = (values * weights)[draws].sum(axis=1) / weights[draws].sum(axis=1)
+    draws = np.random.default_rng(0).integers(0, len(x), (RESAMPLES, len(x)))
+    means = (x * w)[draws].sum(axis=1) / w[draws].sum(axis=1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(float(np.average(values, weights=weights)), float(low), float(high), len(values))
+    return Estimate(float(np.average(x, weights=w)), float(low), float(high), len(x))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two worlds agree on the mean returns of several policies; NaN where too few policies differ to tell."""
+
+    policies: int
+    spearman: float
+    """Rank correlation: does the dream order the policies as reality does?"""
+    pearson: float
+    slope: float
+    """Calibration: real return a unit of dreamt return, by least squares; 1 where a dream promises what it keeps."""
+    gap: float
+    """Mean of |dream - real|, in units of `unit`."""
+    unit: float
+    """The best real return minus random play's (or the worst, where random play is not among the policies)."""
+
+
+def agreement(dream: Sequence[float], real: Sequence[float], unit: float) -> Agreement:
+    """Compare mean returns, (n,) each.
+
+    Args:
+        dream: of each policy in the dream.
+        real: of the same policies in the real game.
+        unit: of the gap.
+    """
+    from scipy.stats import pearsonr, spearmanr  # an optional dependency
+
+    x, y = np.asarray(dream, np.float64), np.asarray(real, np.float64)
+    gap = float(np.abs(x - y).mean() / unit) if unit > 0 else math.nan
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Agreement(len(x), math.nan, math.nan, math.nan, gap, unit)
+    return Agreement(
+        policies=len(x),
+        spearman=float(spearmanr(x, y).statistic),
+        pearson=float(pearsonr(x, y).statistic),
+        slope=float(np.polyfit(x, y, 1)[0]),
+        gap=gap,
+        unit=unit,
+    )

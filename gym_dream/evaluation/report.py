@@ -1,0 +1,159 @@
+"""A comparison as a table, a JSON file and a page of plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gym_dream.evaluation.returns import Comparison, PolicyFigures, WorldFigures
+from gym_dream.evaluation.statistics import Agreement, Estimate
+from gym_dream.files import atomic_write, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def write_report(comparison: Comparison, out: Path) -> None:
+    """Write ``report.json``, ``report.md`` and ``report.png`` into a folder; the JSON is the same for the same figures.
+
+    Raises:
+        ImportError: matplotlib is not installed; the other two files are there then.
+    """
+    write_json(out / "report.json", _plain(asdict(comparison)))
+    with atomic_write(out / "report.md") as temporary:
+        temporary.write_text(text(comparison), encoding="utf-8")
+    if comparison.policies:
+        with atomic_write(out / "report.png") as temporary:
+            _draw(comparison, temporary)
+
+
+def text(comparison: Comparison) -> str:
+    """Markdown: a row for each policy, then how dream and real agree."""
+    settings = comparison.settings
+    policies = [
+        ["policy", "return, dream", "return, real", "length, dream", "length, real", "score, real"],
+        *(
+            [p.name, str(p.dream.returns), str(p.real.returns), *_lengths(p.dream, p.real), _points(p.real)]
+            for p in sorted(comparison.policies, key=lambda p: p.real.returns.mean)
+        ),
+    ]
+    agreements = [
+        ["over", "policies", "Spearman", "Pearson", "slope", "gap"],
+        *([f"all, horizon {h}", *_agreement(a)] for h, a in comparison.overall.items()),
+        *([name, *_agreement(a)] for name, a in comparison.families.items()),
+    ]
+    parts = [
+        f"{settings.env}: {settings.episodes} episodes of each policy in the dream, {settings.real_episodes} in the "
+        f"game, of at most {settings.horizon} steps; seed {settings.seed}. Returns are sums of reward signs, with 95% "
+        "bootstrap intervals over episodes; the score is the game's own.",
+        _table(policies),
+        "Agreement of dream and real returns over policies. Slope: real return a unit of dreamt return. Gap: mean of\n"
+        "|dream - real|, in units of the best real return minus random play's.",
+        _table(agreements),
+        *(f"Not played: {name}: {why}" for name, why in comparison.failed.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _lengths(*worlds: WorldFigures) -> list[str]:
+    return [f"{world.length.mean:.0f}" for world in worlds]
+
+
+def _points(world: WorldFigures) -> str:
+    return "-" if world.points is None else str(world.points)
+
+
+def _agreement(a: Agreement) -> list[str]:
+    figures = ("-" if math.isnan(x) else f"{x:.2f}" for x in (a.spearman, a.pearson, a.slope, a.gap))
+    return [str(a.policies), *figures]
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Markdown whose columns are aligned for the terminal, too; the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        others = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
+        return f"| {' | '.join([cells[0].ljust(widths[0]), *others])} |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(map(line, [rows[0], rule, *rows[1:]]))
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no NaN."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _draw(comparison: Comparison, path: Path) -> None:
+    """Three plots on one page."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    policies = sorted(comparison.policies, key=lambda p: p.real.returns.mean)
+    families = dict.fromkeys(p.family for p in policies)
+    colours = {name: f"C{index % 10}" for index, name in enumerate(families)}
+    figure = Figure(figsize=(13, 9), layout="constrained")
+    FigureCanvasAgg(figure)
+    _draw_scatter(figure.add_subplot(2, 2, 1), policies, colours)
+    _draw_horizons(figure.add_subplot(2, 2, 2), _spread(policies, 5))
+    _draw_bars(figure.add_subplot(2, 1, 2), policies, colours)
+    overall, settings = comparison.overall[comparison.settings.horizon], comparison.settings
+    figure.suptitle(
+        f"{settings.env}, horizon {settings.horizon}: {overall.policies} policies, Spearman {overall.spearman:.2f}, "
+        f"Pearson {overall.pearson:.2f}"
+    )
+    figure.savefig(path, format="png", dpi=90, metadata={"Software": None})
+
+
+def _draw_scatter(axes: Axes, policies: list[PolicyFigures], colours: dict[str, str]) -> None:
+    for name, colour in colours.items():
+        dream, real = zip(*((p.dream.returns, p.real.returns) for p in policies if p.family == name), strict=True)
+        x, y = ([e.mean for e in world] for world in (dream, real))
+        axes.errorbar(x, y, xerr=_arms(dream), yerr=_arms(real), fmt="o", color=colour, label=name)
+    edge = max(max(p.dream.returns.high, p.real.returns.high) for p in policies)
+    axes.plot([0, edge], [0, edge], color="grey", linestyle=":", label="dream = real")
+    axes.set(xlabel="return in the dream", ylabel="return in the real game")
+    axes.legend(fontsize="small")
+
+
+def _draw_horizons(axes: Axes, policies: list[PolicyFigures]) -> None:
+    for index, policy in enumerate(policies):
+        for world, style in ((policy.dream, "-"), (policy.real, "--")):
+            means = {horizon: e.mean for horizon, e in world.at_horizon.items()}
+            label = policy.name if style == "-" else None
+            axes.plot(list(means), list(means.values()), style, marker=".", color=f"C{index}", label=label)
+    axes.set(xlabel="steps of an episode that count", ylabel="return", xscale="log")
+    axes.set_title("dream (solid) and real (dashed)", fontsize="medium")
+    axes.legend(fontsize="small")
+
+
+def _draw_bars(axes: Axes, policies: list[PolicyFigures], colours: dict[str, str]) -> None:
+    place, colour = np.arange(len(policies)), [colours[p.family] for p in policies]
+    dream, real = [p.dream.returns for p in policies], [p.real.returns for p in policies]
+    for offset, world, label, alpha in ((-0.2, dream, "dream (pale)", 0.5), (0.2, real, "real", 1.0)):
+        means = [e.mean for e in world]
+        axes.bar(place + offset, means, 0.4, yerr=_arms(world), color=colour, alpha=alpha, label=label)
+    axes.set_xticks(place, [p.name for p in policies], rotation=30, ha="right", fontsize="small")
+    axes.set(ylabel="return")
+    axes.legend(fontsize="small")
+
+
+def _arms(estimates: Sequence[Estimate]) -> np.ndarray:
+    """Lengths of error bars below and above, float (2, n)."""
+    return np.maximum(0, np.array([[e.mean - e.low, e.high - e.mean] for e in estimates]).T)
+
+
+def _spread(policies: list[PolicyFigures], count: int) -> list[PolicyFigures]:
+    """Some policies of all levels, the worst and the best among them."""
+    places = np.unique(np.linspace(0, len(policies) - 1, min(count, len(policies))).round().astype(int))
+    return [policies[place] for place in places]
