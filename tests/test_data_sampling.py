@@ -12,10 +12,12 @@ from gym_dream.data import (
     RECENCY,
     Contexts,
     ContextSampler,
+    Emphasis,
     Episode,
     EpisodeInfo,
     Segments,
     SegmentSampler,
+    eventful,
     start_contexts,
 )
 from gym_dream.data.segments import Spans
@@ -214,6 +216,40 @@ def test_the_generator_fixes_the_draw(kind):
     assert (one[0] != other[0]).any() and (first[0] != second[0]).any()
 
 
+@pytest.mark.parametrize("beyond_end", [False, True])
+def test_emphasised_steps_are_drawn_as_often_as_asked_and_lie_in_the_window(beyond_end):
+    episodes = games()
+    flags = [np.isin(np.arange(len(e)), steps) for e, steps in zip(episodes, [[20], [], [100, 250]], strict=True)]
+    sampler = SegmentSampler(episodes, 7, beyond_end=beyond_end, emphasis=Emphasis(flags, share=0.5, window=3))
+    segments = sampler.sample(4000, np.random.default_rng(0))
+    wanted = {1000 * game + step + 1 for game, steps in enumerate([[20], [], [100, 250]]) for step in steps}
+    inside = np.isin(segments.actions, list(wanted)) & segments.mask[:, :-1]
+    near_end = inside[:, -3:].any(axis=1)
+    # By chance one of three steps in 343 is among the last three of a segment in about 2.6% of the draws.
+    assert near_end.mean() == pytest.approx(0.5 + 0.5 * 0.026, abs=0.03)
+    last = segments.actions[near_end][:, -3:]
+    counts = [np.isin(last, [action]).any(axis=1).sum() for action in sorted(wanted)]
+    assert min(counts) > 0.8 * max(counts)
+    places = np.flatnonzero(np.isin(last, list(wanted)).sum(axis=0))
+    assert places.tolist() == [0, 1, 2]
+
+
+def test_without_emphasis_nothing_changes():
+    plain, none = (
+        SegmentSampler(games(), 7, beyond_end=False, emphasis=emphasis).sample(50, np.random.default_rng(1))
+        for emphasis in (None, Emphasis([np.zeros(len(e), np.bool_) for e in games()], share=0.5, window=3))
+    )
+    assert (plain.actions == none.actions).all()
+
+
+def test_eventful_steps_of_any_game_are_rewards_and_endings():
+    episode = make_episode(0, 40, lost=(9,))
+    rewards = np.zeros(40, np.float32)
+    rewards[[3, 30]] = -1
+    events = eventful(dataclasses.replace(episode, rewards=rewards))
+    assert np.flatnonzero(events).tolist() == [3, 9, 30, 39]
+
+
 def test_batches_are_fresh_and_episodes_are_not_copied():
     episodes = [make_episode(0, 30)]
     sampler = SegmentSampler(episodes, 4, beyond_end=True)
@@ -226,6 +262,11 @@ def test_batches_are_fresh_and_episodes_are_not_copied():
     episodes[0].frames[:] = 99  # seen by the sampler, which holds no second copy
     batch = sampler.sample(50, np.random.default_rng(0))
     assert (batch.frames[batch.mask] == 99).all() and (batch.frames[~batch.mask] == 0).all()
+
+
+def emphasised(episodes, share=0.5, window=2):
+    flags = [np.ones(len(e), np.bool_) for e in games()]
+    return SegmentSampler(episodes, 6, beyond_end=True, emphasis=Emphasis(flags, share, window))
 
 
 @pytest.mark.parametrize(
@@ -243,6 +284,9 @@ def test_batches_are_fresh_and_episodes_are_not_copied():
             lambda e: SegmentSampler([*e, make_episode(1, 5, continuous=True)], 6, beyond_end=True),
             r"same frames and actions; .* episode 3 has \(3, 2, 3\) and \(2,\) of float32",
         ),
+        (lambda e: emphasised(e, share=1.5), "a share from 0 to 1 .* got 1.5"),
+        (lambda e: emphasised(e, window=6), "a window from 1 to 5 steps, got 0.5 and 6"),
+        (lambda e: emphasised(e[:2]), "a flag for each step of the 2 episodes"),
         (lambda e: ContextSampler(e, 0), "at least 1 frame, got 0"),
         (lambda e: ContextSampler([], 4), "at least one episode"),
         (lambda e: start_contexts(e, 0), "at least 1 frame, got 0"),

@@ -7,7 +7,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from gym_dream import real
-from gym_dream.breakout import FIRE, LEFT, RIGHT, ScriptedBreakout, locate_in_frames, locate_in_ram
+from gym_dream.breakout import FIRE, LEFT, RIGHT, ScriptedBreakout, ball_events, locate_in_frames, locate_in_ram
 from gym_dream.data import Contexts
 from gym_dream.policy import EpsilonPolicy, RandomPolicy, load_policy
 from gym_dream.sb3 import SB3VecEnv
@@ -106,6 +106,21 @@ def test_ball_and_paddle_in_frames_are_where_the_memory_says(game):
     assert len(error) > 50 and np.quantile(error, 0.9) < 0.03 and error.max() < 1.5
 
 
+def test_events_are_where_the_ball_turns_comes_and_goes(game):
+    *_, memory, _ = game
+    ball, _ = locate_in_ram(memory)
+    events = ball_events(memory)
+    steps = np.diff(ball, axis=0)
+    for axis in (0, 1):  # a change of direction
+        turns = 2 + np.flatnonzero(steps[1:, axis] * steps[:-1, axis] < 0)
+        assert len(turns) > 10 and events[turns].all()
+    there = ~np.isnan(ball[:, 0])
+    assert events[1 + np.flatnonzero(there[1:] != there[:-1])].all()
+    gone = ~there[2:] & ~there[1:-1] & ~there[:-2]
+    assert not events[2:][gone].any()
+    assert 0.05 < events.mean() < 0.5
+
+
 def test_nothing_is_found_in_an_empty_frame():
     ball, paddle = locate_in_frames(np.full((2, 64, 64, 3), 142, np.uint8))
     assert np.isnan(ball).all() and np.isnan(paddle).all()
@@ -195,11 +210,13 @@ def test_policies_by_name(spec, name):
 @pytest.mark.parametrize(
     "spec, message",
     [
-        ("clever", "expected 'random', 'scripted'"),
+        ("clever", "expected 'random', 'persistent"),
         ("scripted(speed=2)", "Unknown setting 'speed=2'.*noise=NUMBER or lag=STEPS"),
         ("scripted(noise=much)", "Expected a number of type float.*got 'much'"),
         ("scripted(noise=-1)", "must not be negative"),
         ("random+epsilon=2", "between 0 and 1"),
+        ("persistent(repeat=1)", "below 1"),
+        ("persistent(hold=1)", "Unknown policy"),
         ("random+epsilon=", "Expected a number"),
     ],
 )
