@@ -173,6 +173,8 @@ class Card:
     """Episodes that no training has ever seen, to measure on instead."""
     hardware_text: str = ""
     """What the model was trained on; by default this machine."""
+    evaluation: Path | None = None
+    """The folder that `gym-dream evaluate` wrote for the model, to be quoted."""
     commands: Path | None = None
     """A file with the shell commands that made the model, to be quoted."""
     windows: int = 48

@@ -66,12 +66,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_card_of_a_run(run: Path, tmp_path: Path) -> None:
     commands = tmp_path / "commands.sh"
     commands.write_text("gym-dream fit --data DATA --out RUN\n")
+    (tmp_path / "report.md").write_text("| random | 1.00 [0.50, 1.50] |\n")
     data, model = run.parent / "data", run / "world_model"
     path = write_card(
         model,
         data,
         tmp_path / "out",
         commands=commands,
+        evaluation=tmp_path,
         hardware_text="an abacus",
         windows=3,
         denoising_steps=(1,),
@@ -88,6 +90,7 @@ def test_the_card_of_a_run(run: Path, tmp_path: Path) -> None:
     assert "| 50 |" not in text  # the games are too short
     assert "| 1-15 | last frame repeated |" in text
     assert "```sh\ngym-dream fit --data DATA --out RUN\n```" in text
+    assert "## Returns in dream and game\n\n| random | 1.00 [0.50, 1.50] |\n\n## Licence" in text
     assert str(run) not in text
     sheet = cv2.imread(str(path.parent / "contact_sheet.png"))
     assert sheet.shape[1] > 2 * 128
@@ -96,19 +99,19 @@ def test_the_card_of_a_run(run: Path, tmp_path: Path) -> None:
 
 def test_a_game_without_probes_and_without_a_run(run: Path, tmp_path: Path) -> None:
     model = WorldModel.load(run / "world_model")
-    model.config.env.update(game="Pong", id="ALE/Pong-v5")
-    model.save(tmp_path / "pong")
-    record(tmp_path / "data", "Pong", games=2)
-    record(tmp_path / "unseen", "Pong", games=5)
+    model.config.env.update(game="Qbert", id="ALE/Qbert-v5")
+    model.save(tmp_path / "qbert")
+    record(tmp_path / "data", "Qbert", games=2)
+    record(tmp_path / "unseen", "Qbert", games=5)
     path = write_card(
-        tmp_path / "pong", tmp_path / "data", tmp_path / "pong", held_out=tmp_path / "unseen", windows=2,
+        tmp_path / "qbert", tmp_path / "data", tmp_path / "qbert", held_out=tmp_path / "unseen", windows=2,
         denoising_steps=(), progress=False,
     )  # fmt: skip
     text = path.read_text(encoding="utf-8")
-    assert "# Pong, dreamt" in text and "ball" not in text and "## Training" not in text
+    assert "# Qbert, dreamt" in text and "ball" not in text and "## Training" not in text
     assert "recorded apart: 5 games, 95 steps; seeds 40 to 44; played by random, scripted." in text
     assert "held-out games: 5 games, 95 steps" in text
-    assert WorldModel.load(tmp_path / "pong").card == text
+    assert WorldModel.load(tmp_path / "qbert").card == text
 
 
 def test_no_data(run: Path, tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ def measure(
         name = f"dream, {passes} denoising step{'s' if passes > 1 else ''}" + (" (as shipped)" if passes == own else "")
         forecasts[name] = compare_at(drawn.frames, dreamt, probes, steps)
         if passes == own and dreamt.shape[-1] == 3:
-            sheet = contact_sheet(drawn[:SHEET_COLUMNS], dreamt, sheet_steps, scale=sheet_scale)
+            sheet = contact_sheet(
+                drawn[:SHEET_COLUMNS], {"dream": dreamt[:SHEET_COLUMNS]}, sheet_steps, scale=sheet_scale
+            )
     forecasts["last frame repeated"] = compare_at(drawn.frames, repeat_last_frame(drawn), probes, steps)
     return Measured(
         games=len(episodes),
@@ -121,6 +123,7 @@ def card(
     *,
     held_out: DataFacts | None = None,
     hardware: str = "",
+    evaluation: str = "",
     commands: str = "",
 ) -> str:
     """Write the card.
@@ -132,6 +135,7 @@ def card(
         runs: the training runs that led to it, in their order.
         held_out: what it was measured on, if that is not part of `data`.
         hardware: what it was trained on.
+        evaluation: the report of `gym-dream evaluate` on the model.
         commands: shell commands that make model and card.
 
     Returns:
@@ -143,6 +147,7 @@ def card(
         _data_section(data, held_out),
         _training_section(runs, hardware),
         _figures_section(measured),
+        evaluation.strip() and f"## Returns in dream and game\n\n{evaluation.strip()}",
         _LICENCE.format(env=world_model.config.env.get("id", "the game")),
     ]
     if commands.strip():
@@ -158,6 +163,7 @@ def write_card(
     runs: Sequence[Path] = (),
     held_out: Path | None = None,
     hardware_text: str = "",
+    evaluation: Path | None = None,
     commands: Path | None = None,
     windows: int = 48,
     denoising_steps: Sequence[int] = (1, 3),
@@ -178,6 +184,7 @@ def write_card(
             a run.
         held_out: a store of games that training has never seen, to measure on instead.
         hardware_text: what the model was trained on; empty for this machine.
+        evaluation: the folder of `gym-dream evaluate`, whose report is quoted.
         commands: a file with the shell commands that made the model, to be quoted.
         windows: replays to compare.
         denoising_steps: passes of the denoiser a frame to compare.
@@ -221,6 +228,7 @@ def write_card(
         facts,
         held_out=None if held_out is None else DataFacts.read(measured_paths),
         hardware=hardware_text or hardware(),
+        evaluation="" if evaluation is None else (evaluation / "report.md").read_text(encoding="utf-8"),
         commands="" if commands is None else commands.read_text(encoding="utf-8"),
     )
     if measured.sheet is not None:
