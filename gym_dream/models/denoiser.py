@@ -215,7 +215,7 @@ def denoiser_loss(
         error = (output - (x - base) / c.c_out) ** 2
         if change_weight:
             error = error * change_weights(frames[:, length + i - 1], x, change_weight)
-        losses.append(_masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i]))
+        losses.append(masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i]))
         history.append(quantise(base + c.c_out * output.detach(), config.quantisation))
     return torch.stack(losses).mean()
 
@@ -226,6 +226,6 @@ def change_weights(now: Tensor, following: Tensor, extra: float, threshold: floa
     return 1 + extra * F.max_pool2d(changed, 3, stride=1, padding=1)
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    # A batch whose samples are all padding has no loss, rather than 0 / 0.
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of ``values`` (B,) over samples with ``mask`` (B,); 0, not 0 / 0, where all are padding."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
