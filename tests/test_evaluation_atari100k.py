@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from gym_dream import cli
 from gym_dream.evaluation import atari100k
 from gym_dream.evaluation.aggregates import FIGURES, Interval, aggregate, interquartile_mean, intervals, profile
 from gym_dream.evaluation.atari100k import ALGORITHMS, PUBLISHED_SEEDS, published, read_results, report, write_report
@@ -240,10 +241,26 @@ def test_the_report_is_not_put_among_the_scores(tmp_path: Path) -> None:
     assert [path.name for path in scores.iterdir()] == ["Pong.json"]
 
 
-def test_written_reports(tmp_path: Path) -> None:
+def test_another_evaluation_is_not_replaced(tmp_path: Path) -> None:
+    other = tmp_path / "report.json"
+    other.write_text('{"settings": {}}')
+    with pytest.raises(FileExistsError, match="is there already, and no Atari 100k report"):
+        write_report(None, tmp_path)
+    assert other.read_text() == '{"settings": {}}'
+
+
+def test_written_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     scores = put(tmp_path / "my $cores$", Pong="[20, 19.5]", Breakout="[50]", Alien="[100, 900, 100]")
-    first, second = (write_report(scores, tmp_path / name) for name in ("first", "second"))
+    first = write_report(scores, tmp_path / "first")
+    assert first.written == (tmp_path / "first/report.json", tmp_path / "first/report.png")
+    assert f"Wrote {first.written[0]} and {first.written[1]}." in first.text()
+    assert cv2.imread(str(tmp_path / "first/report.png")).std() > 10
+
+    monkeypatch.setattr(atari100k, "find_spec", lambda name: None)
+    second = write_report(scores, tmp_path / "second")
+    assert [path.name for path in (tmp_path / "second").iterdir()] == ["report.json"]
+    assert "gym-dream[eval]" in second.text()
     assert (tmp_path / "first/report.json").read_bytes() == (tmp_path / "second/report.json").read_bytes()
     stored = json.loads((tmp_path / "first/report.json").read_text(encoding="utf-8"))
     assert stored["name"] == "my $cores$"
@@ -252,9 +269,18 @@ def test_written_reports(tmp_path: Path) -> None:
     assert stored["aggregates"]["iqm"]["value"] == first.aggregates["iqm"].value
     assert len(stored["missing_games"]) == 23
     assert set(stored["published"]) == set(ALGORITHMS)
-    assert cv2.imread(str(tmp_path / "first/report.png")).std() > 10
-    assert second.written == (tmp_path / "second/report.json", tmp_path / "second/report.png")
-    assert f"Wrote {second.written[0]} and {second.written[1]}." in second.text()
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(atari100k, "find_spec", lambda name: None)
+    scores = put(tmp_path / "scores", Pong="[20, 19.5]")
+    command = ["evaluate", "--suite", "atari100k", "--results", str(scores), "--out", str(tmp_path / "out")]
+    assert cli.main(command) == cli.main(command) == 0
+    assert capsys.readouterr().out.startswith("Atari 100k: scores; 1 of 26 games")
+    assert (tmp_path / "out/report.json").is_file()
+    (scores / "Pong.json").write_text("[NaN]")
+    assert cli.main(command) == 2
+    assert "Pong.json, seed 0: expected finite scores" in capsys.readouterr().err
 
 
 def test_the_whole_benchmark_and_a_single_seed_can_be_drawn(tmp_path: Path, diamond: atari100k.Report) -> None:
@@ -262,13 +288,6 @@ def test_the_whole_benchmark_and_a_single_seed_can_be_drawn(tmp_path: Path, diam
     for name, made in {"diamond": diamond, "single": report({"Pong": [-30.0]}, "mine")}.items():
         page.draw(made, tmp_path / f"{name}.png")
         assert cv2.imread(str(tmp_path / f"{name}.png")).std() > 10
-
-
-def test_without_matplotlib_there_is_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atari100k, "find_spec", lambda name: None)
-    made = write_report(put(tmp_path / "scores", Pong="[1, 2]"), tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
-    assert "gym-dream[eval]" in made.text()
 
 
 def test_tables_are_aligned(diamond: atari100k.Report) -> None:

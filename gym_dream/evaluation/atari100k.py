@@ -316,8 +316,11 @@ def write_report(results: Path | None = None, out: Path | None = None) -> Report
         The report; its ``text()`` is for the terminal.
 
     Raises:
-        OSError, ValueError: as from `read_results`; ``out`` is ``results`` or in it, or cannot be written.
+        OSError, ValueError: as from `read_results`; ``out`` is ``results`` or in it, holds a ``report.json`` of another
+            kind, or cannot be written.
     """
+    if out is not None:
+        _refuse_to_replace(out / "report.json")
     if results is None:
         made = report({name: game.diamond_seeds for name, game in published().games.items()}, PUBLISHED_SEEDS)
     else:
@@ -339,6 +342,14 @@ def write_report(results: Path | None = None, out: Path | None = None) -> Report
         with atomic_write(written[1]) as temporary:
             draw(made, temporary)
     return Report(**{**vars(made), "notes": notes, "written": tuple(written)})
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Other evaluations write a file of that name, too, and took longer."""
+    if path.exists():
+        there = read_json(path)
+        if not isinstance(there, dict) or there.get("suite") != "atari100k":
+            raise FileExistsError(f"{path} is there already, and no Atari 100k report: choose another folder (--out).")
 
 
 def _game(scores: Sequence[float], reference: Reference) -> GameFigures:

@@ -32,7 +32,8 @@ def draw(report: Report, path: Path) -> None:
     FigureCanvasAgg(figure)
     games = f"only {len(report.games)} of the games" if report.missing else "all games; IQM of the others as printed"
     figure.suptitle(f"Atari 100k, human-normalised, {games}: {_plain(report.name)}")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 2))
+    rows = figure.add_gridspec(2, 1, height_ratios=(1, 2))
+    top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
     panels = top.subplots(1, len(FIGURES), sharey=True)
     for axes, name, title in zip(panels, FIGURES, _TITLES, strict=True):
         _draw_aggregate(axes, _rows(report, name))
