@@ -1,4 +1,4 @@
-"""Breakout: where ball and paddle are, and a scripted player.
+"""Breakout: where ball, paddle and bricks are, what the score says, and a scripted player.
 
 Positions are in pixels of the 64x64 frame; pixel i has its centre at i. The console's memory counts in pixels of its
 own 160x210 picture, from another origin (found by comparing memory and picture over whole games):
@@ -6,9 +6,13 @@ own 160x210 picture, from another origin (found by comparing memory and picture 
     ======= ========================================== ================================
     address what it holds                              in the console's picture
     ======= ========================================== ================================
+    0-35    the wall: six groups of six bytes,     a brick 8 wide and 6 high from (8, 57);
+            two bits a brick, see `BRICK_BITS`     of a group the last byte is the top row
     57      lives left
     72      paddle, horizontal                         left edge at ram - 47, 16 wide
     99      ball, horizontal                           left edge at ram - 49, 2 wide
+    76, 77  score, binary-coded decimal: its hundreds  three digits from (36, 5), see `SCORE_DIGITS`
+            in the low half of 76, the rest in 77
     101     ball, vertical; 0 while there is no ball   top edge at ram + 9, 4 high
     ======= ========================================== ================================
 """
@@ -21,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from gym_dream.digits import Digit, read_number
 from gym_dream.policy import streams
 
 if TYPE_CHECKING:
@@ -30,6 +35,23 @@ NOOP, FIRE, RIGHT, LEFT = range(4)
 
 RAM_PADDLE, RAM_BALL_X, RAM_BALL_Y = 72, 99, 101
 SCALE_X, SCALE_Y = 64 / 160, 64 / 210  # frame pixels per pixel of the console
+
+ROWS, COLUMNS = 6, 18  # of bricks
+# The byte of each column's lowest brick, and which of its bits says that the brick is there.
+BRICK_BITS = (
+    *((30, 6),),
+    *((24, bit) for bit in (6, 4, 2, 0)),
+    *((18, bit) for bit in (0, 2, 4, 6)),
+    *((12, bit) for bit in (4, 6)),
+    *((6, bit) for bit in (6, 4, 2, 0)),
+    *((0, bit) for bit in (0, 2, 4)),
+)
+BRICK_ROWS = (18, 20, 21, 23, 25, 27)  # for each row of bricks, from the top, a row of pixels that is its alone
+BRICK_LEVELS = (200, 198, 180, 162, 160, 200)  # the largest channel of an untouched brick there
+BRICK_SHARE = 0.5  # of this level, in the darkest of the brick's own pixels: the ball is narrower than they are
+RAM_SCORE_HIGH, RAM_SCORE_LOW = 76, 77
+SCORE_DIGITS = tuple(Digit(left, top=5, row_height=2) for left in (36, 52, 68))
+SCORE_LEVEL = 142  # of the digits' grey
 
 FIELD_ROWS, FIELD_COLUMNS = slice(29, 57), slice(3, 61)  # between the bricks and the paddle
 PADDLE_ROW, PADDLE_COLUMNS = 58, slice(4, 60)  # without the foot of the right wall, which is red, too
@@ -95,6 +117,39 @@ def locate_in_frames(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     floor = np.zeros_like(redness[:, PADDLE_ROW])
     floor[:, PADDLE_COLUMNS] = redness[:, PADDLE_ROW, PADDLE_COLUMNS]
     return ball, _centroid(floor)
+
+
+def bricks_in_ram(ram: np.ndarray) -> np.ndarray:
+    """Which bricks stand, from the console's memory, uint8 (N, 128): bool (N, 108), row by row from the top left."""
+    bytes_ = np.array([[base + ROWS - 1 - row for base, _ in BRICK_BITS] for row in range(ROWS)])
+    bits = np.array([bit for _, bit in BRICK_BITS])
+    return ((ram[:, bytes_] >> bits) & 1).astype(np.bool_).reshape(len(ram), -1)
+
+
+def bricks_in_frames(frames: np.ndarray) -> np.ndarray:
+    """Which bricks stand, from frames, uint8 (N, 64, 64, 3), real or dreamt: bool (N, 108), as `bricks_in_ram`.
+
+    A brick stands where all pixels that are its alone have at least half its brightness. A ball between the bricks
+    covers too few of them to pass for one.
+    """
+    level = frames[:, BRICK_ROWS].max(axis=3) / np.array(BRICK_LEVELS)[:, None]  # (N, rows, 64)
+    standing = []
+    for column in range(COLUMNS):
+        left, right = 8 * (column + 1) * SCALE_X, 8 * (column + 2) * SCALE_X
+        own = slice(int(np.ceil(left - 1e-9)), int(np.floor(right + 1e-9)))
+        standing.append(level[:, :, own].min(axis=2) >= BRICK_SHARE)
+    return np.stack(standing, axis=2).reshape(len(frames), -1)
+
+
+def score_in_ram(ram: np.ndarray) -> np.ndarray:
+    """The score, from the console's memory, uint8 (N, 128): int64 (N,)."""
+    high, low = ram[:, RAM_SCORE_HIGH].astype(np.int64), ram[:, RAM_SCORE_LOW].astype(np.int64)
+    return 100 * (high & 15) + 10 * (low >> 4) + (low & 15)
+
+
+def score_in_frames(frames: np.ndarray) -> np.ndarray:
+    """The score as its digits show it, from frames, uint8 (N, 64, 64, 3): int64 (N,), -1 where they cannot be read."""
+    return read_number(frames.mean(axis=3) / SCORE_LEVEL, SCORE_DIGITS)
 
 
 def _centroid(mass: np.ndarray) -> np.ndarray:

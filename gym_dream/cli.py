@@ -270,6 +270,44 @@ class Evaluate:
             raise ValueError(f"Not every policy could be played: see above for {', '.join(comparison.failed)}.")
 
 
+@dataclass(frozen=True)
+class Fidelity:
+    """Let models dream on from real moments under the real actions; measure how far they drift from what happened.
+
+    Writes tables, fidelity.json, curves, a contact sheet and a film.
+    """
+
+    model: tuple[str, ...]
+    """The world models to compare: names that ship, folders, or hub:organisation/name[@revision]."""
+    data: Path
+    """Episodes that no model was trained on."""
+    out: Path
+    """The folder of the report."""
+    windows: int = 24
+    """Dreams to compare with what really happened, from each model with each setting."""
+    steps: tuple[int, ...] = (1, 5, 15, 50, 100)
+    """After how many steps to look; an ending of the real episode interrupts a dream."""
+    denoising_steps: tuple[int, ...] = ()
+    """Passes of the denoiser a frame, one or several to compare; by default the model's own setting."""
+    model_kwargs: dict[str, int | float] = field(default_factory=dict)
+    """Other settings of the sampler, e.g. --model-kwargs sigma_max 10 order 2."""
+    seed: int = 0
+    """Of the choice of windows and of the dreams."""
+    device: str = "auto"
+    """Where the dreams run, e.g. cpu or cuda."""
+    precision: Precision = "auto"
+    """Of the dreams' networks; auto: bfloat16 where the hardware has it."""
+    compile: bool = False
+    """Compile the networks: worth a minute's wait for many windows."""
+
+    def __call__(self) -> None:
+        from gym_dream.evaluation.fidelity_report import text
+        from gym_dream.evaluation.open_loop import fidelity
+
+        print(text(fidelity(**vars(self))))
+        print(f"Wrote {self.out}: fidelity.json, fidelity.md, curves.png, contact_sheet.png, dreams.mp4.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -280,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error that its message explains, 130 after Ctrl-C.
     """
     command = tyro.cli(
-        Demo | List | Collect | Fit | Evaluate | Card,
+        Demo | List | Collect | Fit | Evaluate | Fidelity | Card,
         prog="gym-dream",
         description=DESCRIPTION,
         args=arguments,

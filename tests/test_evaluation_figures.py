@@ -13,13 +13,13 @@ from gym_dream.data.contexts import Contexts
 from gym_dream.data.episode import Episode, EpisodeInfo
 from gym_dream.evaluation.events import Judgements, detect, detections, judge
 from gym_dream.evaluation.fidelity import compare, compare_at, psnr, table
-from gym_dream.evaluation.probes import PROBES, all_visible, probes_of
+from gym_dream.evaluation.probes import all_visible, probes_of
 from gym_dream.evaluation.rollouts import Windows
 from gym_dream.evaluation.sheet import GAP, HEADER, LABELS, contact_sheet, png
 from gym_dream.models.denoiser import to_unit
 from gym_dream.models.reward_termination import RewardTerminationConfig, RewardTerminationModel
 
-BREAKOUT = PROBES["Breakout"]
+BREAKOUT = probes_of({"game": "Breakout"})
 RED = (200, 72, 72)
 
 
@@ -82,7 +82,7 @@ def test_figures_by_step_and_their_table() -> None:
 
 def test_a_game_without_probes_still_has_a_table() -> None:
     frames = np.zeros((2, 5, 8, 8, 1), np.uint8)
-    assert probes_of({"game": "Pong"}) == ()
+    assert probes_of({"game": "Qbert"}) == ()
     assert all_visible(())(frames[0]).all()
     lines = table({"dream": compare_at(frames, frames, (), (5,))}, ()).splitlines()
     assert lines == [
@@ -175,8 +175,11 @@ def test_contact_sheet_shows_real_above_dream() -> None:
         frames=real,
         episode=np.array([0, 4]),
         first_step=np.array([7, 9]),
+        length=np.array([3, 3]),
+        rewards=np.zeros((2, 3), np.int64),
+        terminated=np.zeros((2, 3), np.bool_),
     )
-    sheet = contact_sheet(windows, real + np.uint8(5), (1, 3), scale=3)
+    sheet = contact_sheet(windows, {"dream": real + np.uint8(5)}, (1, 3), scale=3)
     assert sheet.shape == (HEADER + 2 * (60 + GAP), LABELS + 2 * (36 + GAP), 3)
     second = LABELS + 36 + GAP
     assert (sheet[HEADER : HEADER + 30, second : second + 36] == 80).all()  # window 1, k = 1

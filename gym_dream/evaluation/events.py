@@ -1,4 +1,4 @@
-"""How well a world model recognises rewards and endings, judged on real frames."""
+"""How well a world model recognises rewards and endings, on real frames and on dreamt ones."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from gym_dream.data.episode import Episode
 from gym_dream.data.segments import Ending, Spans
+from gym_dream.evaluation.rollouts import Windows
 from gym_dream.models.denoiser import to_unit
 from gym_dream.models.reward_termination import RewardTerminationModel
 
@@ -59,9 +61,13 @@ def detect(said: np.ndarray, real: np.ndarray) -> Detection:
     return Detection(int(real.sum()), share(int(said.sum())), share(int(real.sum())))
 
 
-@torch.inference_mode()
 def judge(
-    model: RewardTerminationModel, episodes: Sequence[Episode], *, ending: Ending = "life", chunk: int = 256
+    model: RewardTerminationModel,
+    episodes: Sequence[Episode],
+    *,
+    ending: Ending = "life",
+    chunk: int = 256,
+    progress: bool = False,
 ) -> Judgements:
     """Judge every transition of real games, each with the memory of its span from the start.
 
@@ -70,24 +76,68 @@ def judge(
         episodes: real games.
         ending: what ends a span, and so counts as an ending.
         chunk: transitions at a time.
+        progress: show a progress bar.
     """
-    device = next(model.parameters()).device
     spans = Spans(episodes, ending=ending)
     parts = []
-    for span, length in enumerate(spans.length.tolist()):
-        segment = spans.gather(np.array([span]), np.array([0]), length + 1)
-        state = model.initial_state(1, device)
-        for begin in range(0, length, chunk):
-            end = min(length, begin + chunk)
-            frames = torch.from_numpy(segment.frames[:, begin : end + 1]).to(device)
-            frames = to_unit(frames, torch.ones(frames.shape[:2], dtype=torch.bool, device=device))
-            actions = torch.from_numpy(segment.actions[:, begin:end]).to(device)
-            prediction = model(frames[:, :-1], actions, frames[:, 1:], state)
-            state = prediction.state
-            reward, ends = (logits[0].argmax(dim=1).cpu().numpy() for logits in prediction[:2])
-            real_reward = np.sign(segment.rewards[0, begin:end]).astype(np.int64)
-            parts.append((reward - 1, real_reward, ends.astype(np.bool_), segment.terminated[0, begin:end]))
+    with tqdm(total=int(spans.length.sum()), unit="real step", disable=not progress) as bar:
+        for span, length in enumerate(spans.length.tolist()):
+            segment = spans.gather(np.array([span]), np.array([0]), length + 1)
+            reward, ends = _judge(model, segment.frames, segment.mask, segment.actions, chunk)
+            parts.append((reward[0], np.sign(segment.rewards[0]).astype(np.int64), ends[0], segment.terminated[0]))
+            bar.update(length)
     return Judgements(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def judge_dreams(
+    model: RewardTerminationModel, windows: Windows, dreamt: np.ndarray, *, max_batch: int = 8, chunk: int = 32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Judge the dreamt transitions as a dream does, by the likelier class: burned in on the real context, then on.
+
+    Args:
+        model: on any device, in float32.
+        windows: where the dreams began, with contexts as long as the model's own dreams have.
+        dreamt: uint8 (N, K, H, W, C).
+        max_batch: the most dreams at a time.
+        chunk: transitions at a time.
+
+    Returns:
+        Signs of the rewards said, int64 (N, K), and endings said, bool (N, K); none beyond a window's length.
+    """
+    contexts = windows.contexts
+    parts = []
+    for begin in range(0, len(windows), max_batch):
+        rows = slice(begin, begin + max_batch)
+        frames = np.concatenate([contexts.frames[rows], dreamt[rows]], axis=1)
+        mask = np.concatenate([contexts.real[rows], np.ones(dreamt[rows].shape[:2], np.bool_)], axis=1)
+        actions = np.concatenate([contexts.actions[rows], windows.actions[rows]], axis=1)
+        parts.append(_judge(model, frames, mask, actions, chunk))
+    reward, ends = (np.concatenate(part)[:, contexts.length - 1 :] for part in zip(*parts, strict=True))
+    return np.where(windows.inside, reward, 0), ends & windows.inside
+
+
+@torch.inference_mode()
+def _judge(
+    model: RewardTerminationModel, frames: np.ndarray, mask: np.ndarray, actions: np.ndarray, chunk: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Signs of rewards int64 (B, T) and endings bool (B, T) said of frames (B, T + 1, …) and actions (B, T)."""
+    device = next(model.parameters()).device
+    state = model.initial_state(len(frames), device)
+    parts = []
+    for begin in range(0, actions.shape[1], chunk):
+        end = begin + chunk
+        seen = to_unit(*(torch.from_numpy(array[:, begin : end + 1]).to(device) for array in (frames, mask)))
+        prediction = model(seen[:, :-1], torch.from_numpy(actions[:, begin:end]).to(device), seen[:, 1:], state)
+        state = prediction.state
+        logits = [said.cpu().numpy() for said in (prediction.reward, prediction.termination)]
+        if not all(np.isfinite(said).all() for said in logits):
+            raise FloatingPointError(
+                "The reward and termination model says NaN or infinity of a transition: its weights, or the frames "
+                "it was shown, are broken. Train the model again, or measure with --precision float32."
+            )
+        parts.append((logits[0].argmax(axis=2) - 1, logits[1].argmax(axis=2).astype(np.bool_)))
+    reward, ends = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+    return reward, ends
 
 
 def detections(judgements: Judgements) -> dict[str, Detection]:

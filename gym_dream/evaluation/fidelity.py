@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gym_dream.evaluation.probes import Probe
-
-NEAR = 2.0
-"""Pixels within which a dreamt object counts as where the real one is."""
+from gym_dream.evaluation.probes import NEAR, Probe
 
 
 @dataclass(frozen=True)
@@ -98,16 +95,35 @@ def _columns(probe: Probe) -> dict[str, Callable[[ObjectFigures], float]]:
     return {"{} present": lambda figures: figures.present, **near, "false {}": lambda figures: figures.false}
 
 
-def _object_figures(probe: Probe, real: np.ndarray, dreamt: np.ndarray) -> ObjectFigures:
+@dataclass(frozen=True, eq=False)
+class Sightings:
+    """One object, dreamt beside real, frame by frame: bool (M,) each."""
+
+    expected: np.ndarray
+    """The real frame surely shows it."""
+    absent: np.ndarray
+    """The real frame shows none."""
+    shown: np.ndarray
+    """The dreamt frame shows one …"""
+    near: np.ndarray
+    """… within `NEAR` pixels of the real one."""
+
+
+def sightings(probe: Probe, real: np.ndarray, dreamt: np.ndarray) -> Sightings:
+    """Look for an object in real and dreamt frames, both uint8 (M, H, W, C)."""
     there, here = probe.locate(real), probe.locate(dreamt)
-    expected, absent, shown = probe.reliable(there), np.isnan(there[:, 0]), ~np.isnan(here[:, 0])
     with np.errstate(invalid="ignore"):
         near = np.hypot(*(there - here).T) <= NEAR
+    return Sightings(probe.reliable(there), np.isnan(there[:, 0]), ~np.isnan(here[:, 0]), near)
+
+
+def _object_figures(probe: Probe, real: np.ndarray, dreamt: np.ndarray) -> ObjectFigures:
+    seen = sightings(probe, real, dreamt)
     return ObjectFigures(
-        real=_share(expected, np.ones_like(expected)),
-        present=_share(shown, expected),
-        near=_share(near, expected),
-        false=_share(shown, absent),
+        real=_share(seen.expected, np.ones_like(seen.expected)),
+        present=_share(seen.shown, seen.expected),
+        near=_share(seen.near, seen.expected),
+        false=_share(seen.shown, seen.absent),
     )
 
 

@@ -1,14 +1,23 @@
-"""What to look for in a frame: the objects of a game whose places tell a good dream from a pretty one."""
+"""What to look for in a frame: the details of a game that tell a good dream from a pretty one.
+
+A policy is not lost for a decibel but for a ball that is gone. Each probe reads one detail from frames, real or dreamt,
+and knows where the console's memory holds the same, so `validate` can say how often it is right.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gym_dream import breakout
+from gym_dream import breakout, pong
+from gym_dream.data.episode import Episode
+
+NEAR = 2.0
+"""Pixels within which an object counts as where the real one is."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +28,54 @@ class Probe:
         name: of the object, as tables show it.
         locate: from frames uint8 (M, H, W, C) to centres (x, y), float (M, 2), in pixels; NaN where it is not seen.
         reliable: from centres to bool (M,): a real object here would surely be seen, so a dream must show it.
+        in_ram: the centres that the console's memory, uint8 (M, 128), holds.
         comes_and_goes: whether the object can be absent; if not, only its place is worth a figure.
     """
 
     name: str
     locate: Callable[[np.ndarray], np.ndarray]
     reliable: Callable[[np.ndarray], np.ndarray]
+    in_ram: Callable[[np.ndarray], np.ndarray]
     comes_and_goes: bool = True
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Tells which of P fixed pieces are there, such as bricks, each of which goes when a reward comes.
+
+    Attributes:
+        name: of the pieces, as tables show it.
+        look: from frames uint8 (M, H, W, C) to bool (M, P).
+        in_ram: the same from the console's memory, uint8 (M, 128).
+    """
+
+    name: str
+    look: Callable[[np.ndarray], np.ndarray]
+    in_ram: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Number:
+    """Reads a number that changes only when a reward comes, such as a score.
+
+    Attributes:
+        name: as tables show it.
+        read: from frames uint8 (M, H, W, C) to int64 (M,), -1 where it cannot be read.
+        in_ram: the same from the console's memory, uint8 (M, 128).
+    """
+
+    name: str
+    read: Callable[[np.ndarray], np.ndarray]
+    in_ram: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Details:
+    """All that is looked for in one game."""
+
+    objects: tuple[Probe, ...] = ()
+    pieces: tuple[Pieces, ...] = ()
+    numbers: tuple[Number, ...] = ()
 
 
 BALL_PEAK = 30
@@ -55,21 +105,69 @@ def _breakout_paddle(frames: np.ndarray) -> np.ndarray:
     return np.stack([x, np.where(np.isnan(x), np.nan, breakout.PADDLE_ROW)], axis=1)
 
 
+def _breakout_ball_in_ram(ram: np.ndarray) -> np.ndarray:
+    return breakout.locate_in_ram(ram)[0]
+
+
+def _breakout_paddle_in_ram(ram: np.ndarray) -> np.ndarray:
+    x = breakout.locate_in_ram(ram)[1]
+    return np.stack([x, np.full(len(x), float(breakout.PADDLE_ROW))], axis=1)
+
+
 def _below_bricks(centres: np.ndarray) -> np.ndarray:
     return (centres[:, 1] >= 30) & (centres[:, 1] <= 55)
 
 
-PROBES: dict[str, tuple[Probe, ...]] = {
-    "Breakout": (
-        Probe("ball", _breakout_ball, _below_bricks),
-        Probe("paddle", _breakout_paddle, lambda centres: ~np.isnan(centres[:, 0]), comes_and_goes=False),
+def _in_court(centres: np.ndarray) -> np.ndarray:
+    """Far enough from Pong's upper and lower edge, which cut ball and paddles off."""
+    return (centres[:, 1] >= 14) & (centres[:, 1] <= 53)
+
+
+def _seen(centres: np.ndarray) -> np.ndarray:
+    return ~np.isnan(centres[:, 0])
+
+
+DETAILS: dict[str, Details] = {
+    "Breakout": Details(
+        objects=(
+            Probe("ball", _breakout_ball, _below_bricks, _breakout_ball_in_ram),
+            Probe("paddle", _breakout_paddle, _seen, _breakout_paddle_in_ram, comes_and_goes=False),
+        ),
+        pieces=(Pieces("bricks", breakout.bricks_in_frames, breakout.bricks_in_ram),),
+        numbers=(Number("score", breakout.score_in_frames, breakout.score_in_ram),),
+    ),
+    "Pong": Details(
+        objects=(
+            Probe("ball", pong.ball_in_frames, _in_court, pong.ball_in_ram),
+            *(
+                Probe(
+                    f"{whose}'s paddle",
+                    partial(pong.paddle_in_frames, whose=whose),
+                    _in_court,
+                    partial(pong.paddle_in_ram, whose=whose),
+                    comes_and_goes=False,
+                )
+                for whose in ("player", "opponent")
+            ),
+        ),
+        numbers=tuple(
+            Number(
+                f"{whose}'s score", partial(pong.score_in_frames, whose=whose), partial(pong.score_in_ram, whose=whose)
+            )
+            for whose in ("player", "opponent")
+        ),
     ),
 }
 
 
+def details_of(env: Mapping[str, Any]) -> Details:
+    """What to look for in an environment's game, given its spec (`gym_dream.real.env_spec`); in most games nothing."""
+    return DETAILS.get(env.get("game", ""), Details())
+
+
 def probes_of(env: Mapping[str, Any]) -> tuple[Probe, ...]:
-    """The probes of an environment's game, given its spec (`gym_dream.real.env_spec`); most games have none."""
-    return PROBES.get(env.get("game", ""), ())
+    """The objects to look for in an environment's game."""
+    return details_of(env).objects
 
 
 def all_visible(probes: tuple[Probe, ...]) -> Callable[[np.ndarray], np.ndarray]:
@@ -82,3 +180,61 @@ def all_visible(probes: tuple[Probe, ...]) -> Callable[[np.ndarray], np.ndarray]
         return seen
 
     return visible
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How often a probe says of real frames what the console's memory says."""
+
+    frames: int
+    """Real frames that it was asked about."""
+    right: float
+    """Share of them; NaN without any."""
+
+
+def validate(details: Details, episodes: Sequence[Episode]) -> dict[str, Validation]:
+    """Compare probes with the console's memory on real frames.
+
+    An object is judged where the memory says that it would surely be seen, or that there is none: right is a place
+    within `NEAR`, or none. Pieces and numbers are judged in every frame: right is all of what the memory holds then or
+    held a step before, since a frame merges two moments and shows scores one moment late.
+
+    Args:
+        details: what to look for.
+        episodes: real games; those without recorded memory are left out.
+
+    Returns:
+        By the probe's name.
+    """
+    frames, ram, before = [], [], []
+    for episode in episodes:
+        if episode.ram is not None:
+            frames.append(episode.frames[1:])
+            ram.append(episode.ram)
+            before.append(episode.ram[np.maximum(np.arange(len(episode)) - 1, 0)])
+    return {
+        probe.name: _validation([_right(probe, *part) for part in zip(frames, ram, before, strict=True)])
+        for probe in (*details.objects, *details.pieces, *details.numbers)
+    }
+
+
+def _right(probe: Probe | Pieces | Number, frames: np.ndarray, ram: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Of the frames that the probe is asked about, bool: it is right."""
+    now, earlier = probe.in_ram(ram), probe.in_ram(before)
+    if isinstance(probe, Number):
+        read = probe.read(frames)
+        return (read == now) | (read == earlier)
+    if isinstance(probe, Pieces):
+        seen = probe.look(frames)
+        return ((seen == now) | (seen == earlier)).all(axis=1)
+    seen = probe.locate(frames)
+    absent = np.isnan(now[:, 0])
+    with np.errstate(invalid="ignore"):
+        near = np.hypot(*(seen - now).T) <= NEAR
+        asked = absent | probe.reliable(now)
+    return np.where(absent, np.isnan(seen[:, 0]), near)[asked]
+
+
+def _validation(right: Sequence[np.ndarray]) -> Validation:
+    joined = np.concatenate(right) if right else np.zeros(0, np.bool_)
+    return Validation(len(joined), float(joined.mean()) if len(joined) else float("nan"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -17,7 +17,9 @@ from gym_dream.dynamics import Dynamics
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """N stretches of real play, each within one span: a context of L frames and the K steps that followed it.
+    """N stretches of real play, each within one span: a context of L frames and the steps that followed it, up to K.
+
+    Where a window is shorter than K, what lies beyond its last step is zeros.
 
     Attributes:
         contexts: what the dreams begin from.
@@ -25,6 +27,9 @@ class Windows:
         frames: uint8 (N, K, H, W, C), where these actions really led.
         episode: int64 (N,), the game of each, counted from 0 in the given episodes.
         first_step: int64 (N,), the first of the K steps, counted from the start of its game.
+        length: int64 (N,), how many steps each has.
+        rewards: int64 (N, K), the signs of what these steps really paid.
+        terminated: bool (N, K), really ended there; only the last step of a window can.
     """
 
     contexts: Contexts
@@ -32,16 +37,30 @@ class Windows:
     frames: np.ndarray
     episode: np.ndarray
     first_step: np.ndarray
+    length: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
 
     def __len__(self) -> int:
         """The number of windows, N."""
         return len(self.frames)
 
-    def __getitem__(self, rows: slice) -> Windows:
+    def __getitem__(self, rows: slice | np.ndarray) -> Windows:
         """Some of the windows."""
-        return Windows(
-            self.contexts[rows], self.actions[rows], self.frames[rows], self.episode[rows], self.first_step[rows]
-        )
+        return Windows(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Which steps there are, bool (N, K)."""
+        return np.arange(self.frames.shape[1]) < self.length[:, None]
+
+    def with_context(self, length: int) -> Windows:
+        """The same windows with only the last frames of their contexts, for a model that begins from fewer."""
+        cut = self.contexts.length - length
+        if cut < 0:
+            raise ValueError(f"The windows' contexts have {self.contexts.length} frames, expected at least {length}.")
+        contexts = Contexts(self.contexts.frames[:, cut:], self.contexts.actions[:, cut:], self.contexts.real[:, cut:])
+        return replace(self, contexts=contexts)
 
 
 def longest_window(episodes: Sequence[Episode], context_length: int, *, ending: Ending = "life") -> int:
@@ -52,53 +71,72 @@ def longest_window(episodes: Sequence[Episode], context_length: int, *, ending: 
 def draw_windows(
     episodes: Sequence[Episode],
     context_length: int,
-    steps: int,
+    steps: int | Sequence[int],
     count: int,
     seed: int,
     *,
     ending: Ending = "life",
     begins: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Windows:
-    """Draw random windows that no ending interrupts, turn by turn from every game that has one left.
+    """Draw random windows, turn by turn from every game that has one left.
 
-    So the first windows come from different games, as far as there are as many.
+    So the first windows come from different games, as far as there are as many. With a single number of steps, no
+    ending interrupts a window (though one may lie at its last step). With several, the windows take turns: each is
+    drawn among those that have at least so many steps, and then goes on to the largest number or to the ending that
+    comes before. So some reach the largest, and some end.
 
     Args:
         episodes: real games.
         context_length: frames of a context, L.
-        steps: K.
+        steps: K, or several, of which the largest is K.
         count: the most windows to draw; there may be fewer.
         seed: fixes the draw.
         ending: what interrupts: the end of a life or only of the game.
         begins: given frames uint8 (M, H, W, C), says in which of them a dream may begin, bool (M,); None: in all.
 
     Raises:
-        ValueError: not one such window.
+        ValueError: not one window of K steps.
     """
+    wanted = [steps] if isinstance(steps, int) else list(steps)
+    most = max(wanted)
     rng = np.random.default_rng(seed)
     spans = Spans(episodes, ending=ending)
-    candidates: list[list[tuple[int, int]]] = [[] for _ in episodes]  # of each game: (span, first frame in the span)
+    # Of each game: (span, first frame in the span, steps from the context's last frame to the span's end).
+    candidates: list[list[tuple[int, int, int]]] = [[] for _ in episodes]
     for span in range(len(spans)):
-        episode, start, room = spans.episode[span], spans.start[span], spans.length[span] - (context_length - 1) - steps
-        if room < 0:
+        room = spans.length[span] - (context_length - 1)
+        if room < min(wanted):
             continue
-        first = np.arange(room + 1)
+        episode, start, first = spans.episode[span], spans.start[span], np.arange(room - min(wanted) + 1)
         if begins is not None:
-            first = first[begins(episodes[episode].frames[start + context_length - 1 :][: room + 1])]
-        candidates[episode] += [(span, offset) for offset in first.tolist()]
+            first = first[begins(episodes[episode].frames[start + context_length - 1 :][: len(first)])]
+        candidates[episode] += [(span, offset, room - offset) for offset in first.tolist()]
+    longest = max((room for game in candidates for *_, room in game), default=0)
+    if longest < most:
+        raise ValueError(
+            f"not one of {len(episodes)} games has {context_length - 1 + most} steps without an ending"
+            + (" after a frame to begin from" if begins else "")
+            + (f"; after {context_length - 1} steps of context the longest has {longest}" if longest else "")
+            + ". Ask for fewer steps, or give more or longer games"
+        )
     for game in candidates:
         rng.shuffle(game)
     order = rng.permutation(len(episodes)).tolist()
-    deepest = max(len(game) for game in candidates)
-    drawn = [candidates[game][turn] for turn in range(deepest) for game in order if turn < len(candidates[game])]
-    if not drawn:
-        raise ValueError(
-            f"not one of {len(episodes)} games has {context_length - 1 + steps} steps without an ending"
-            + (" after a frame to begin from" if begins else "")
-            + ". Ask for fewer steps, or give more or longer games"
-        )
-    span, first = np.array(drawn[:count]).T
-    segments = spans.gather(span, first, context_length + steps)
+    drawn: list[tuple[int, int]] = []
+    going = True
+    while going:
+        going = False
+        for episode in order:
+            if len(drawn) == count:
+                going = False
+                break
+            need = wanted[len(drawn) % len(wanted)]
+            place = next((i for i, (*_, room) in enumerate(candidates[episode]) if room >= need), None)
+            if place is not None:
+                drawn.append(candidates[episode].pop(place)[:2])
+                going = True
+    span, first = np.array(drawn).T
+    segments = spans.gather(span, first, context_length + most)
     length = context_length
     return Windows(
         contexts=Contexts(segments.frames[:, :length], segments.actions[:, : length - 1], segments.mask[:, :length]),
@@ -106,6 +144,9 @@ def draw_windows(
         frames=segments.frames[:, length:],
         episode=spans.episode[span],
         first_step=spans.start[span] + first + length - 1,
+        length=segments.mask[:, length:].sum(axis=1),
+        rewards=np.sign(segments.rewards[:, length - 1 :]).astype(np.int64),
+        terminated=segments.terminated[:, length - 1 :],
     )
 
 
@@ -114,7 +155,8 @@ def replay(
 ) -> np.ndarray:
     """Dream through the windows under their real actions; what the dream says of rewards and endings is ignored.
 
-    Window i draws its noise from the seed ``seed + i``, whatever the batch.
+    Window i draws its noise from the seed ``seed + i``, whatever the batch. Windows of like length share a batch, which
+    ends with the longest of them.
 
     Args:
         dynamics: what dreams.
@@ -124,19 +166,23 @@ def replay(
         progress: show a progress bar.
 
     Returns:
-        uint8 (N, K, H, W, C), to compare with ``windows.frames``.
+        uint8 (N, K, H, W, C), to compare with ``windows.frames``; zeros beyond a window's length.
     """
-    dreamt = np.empty_like(windows.frames)
-    steps = windows.actions.shape[1]
-    with tqdm(total=len(windows) * steps, unit="frame", disable=not progress) as bar:
+    dreamt = np.zeros_like(windows.frames)
+    order = np.argsort(-windows.length, kind="stable")
+    with tqdm(total=int(windows.length.sum()), unit="frame", disable=not progress) as bar:
         for begin in range(0, len(windows), max_batch):
-            part = windows[begin : begin + max_batch]
-            seeds = range(seed + begin, seed + begin + len(part))
-            dream = Dream(dynamics, num_dreams=len(part), contexts=part.contexts, horizon=-1, seed=seeds)
+            rows = order[begin : begin + max_batch]
+            part = windows[rows]
+            dream = Dream(
+                dynamics, num_dreams=len(part), contexts=part.contexts, horizon=-1, seed=[seed + int(i) for i in rows]
+            )
             dream.reset(contexts=part.contexts)
-            for step in range(steps):
-                dreamt[begin : begin + len(part), step] = dream.step(part.actions[:, step]).observation.cpu().numpy()
-                bar.update(len(part))
+            for step in range(int(part.length.max())):
+                going = part.length > step
+                observation = dream.step(part.actions[:, step]).observation.cpu().numpy()
+                dreamt[rows[going], step] = observation[going]
+                bar.update(int(going.sum()))
     return dreamt
 
 

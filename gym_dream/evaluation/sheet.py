@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -10,17 +10,22 @@ import numpy as np
 from gym_dream.evaluation.rollouts import Windows
 
 GAP = 4
-LABELS = 64  # width of the row labels
+LABELS = 64  # width of the row labels, at least
 HEADER = 34
+FONT, SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 WHITE, GREY = (255, 255, 255), (160, 160, 160)
 
 
-def contact_sheet(windows: Windows, dreamt: np.ndarray, steps: Sequence[int], *, scale: int = 2) -> np.ndarray:
-    """Draw a column for each window and, for each k, a row of real frames above a row of dreamt ones.
+def contact_sheet(
+    windows: Windows, dreamt: Mapping[str, np.ndarray], steps: Sequence[int], *, scale: int = 2
+) -> np.ndarray:
+    """Draw a column for each window and, for each k, a row of real frames above a row of dreamt ones for each dream.
+
+    Where a window has ended by then, nothing is drawn.
 
     Args:
         windows: N stretches of real play.
-        dreamt: uint8 (N, K, H, W, 3), as `gym_dream.evaluation.rollouts.replay` gives it.
+        dreamt: by label, uint8 (N, K, H, W, 3), as `gym_dream.evaluation.rollouts.replay` gives it.
         steps: the k to show, in 1..K.
         scale: side of the square that a frame's pixel becomes.
 
@@ -28,23 +33,25 @@ def contact_sheet(windows: Windows, dreamt: np.ndarray, steps: Sequence[int], *,
         uint8 (height, width, 3), RGB.
     """
     height, width = (side * scale for side in windows.frames.shape[2:4])
-    rows, columns = 2 * len(steps), len(windows)
-    pair = 2 * height + GAP  # a real row touches its dream; a gap parts the pairs
-    sheet = np.zeros((HEADER + len(steps) * pair, LABELS + columns * (width + GAP), 3), np.uint8)
-    for column in range(columns):
-        left = LABELS + column * (width + GAP)
-        _write(sheet, f"game {windows.episode[column] + 1}", left, 14, WHITE)
-        _write(sheet, f"step {windows.first_step[column]}", left, 28, GREY)
-        for row in range(rows):
-            frames = (windows.frames, dreamt)[row % 2]
-            frame = frames[column, steps[row // 2] - 1]
-            top = HEADER + row // 2 * pair + row % 2 * height
-            sheet[top : top + height, left : left + width] = frame.repeat(scale, axis=0).repeat(scale, axis=1)
+    rows = {"real": windows.frames, **dreamt}
+    left = max(LABELS, *(cv2.getTextSize(label, FONT, SIZE, 1)[0][0] + 8 for label in rows))
+    group = len(rows) * height + GAP  # a real row touches its dreams; a gap parts the groups
+    sheet = np.zeros((HEADER + len(steps) * group, left + len(windows) * (width + GAP), 3), np.uint8)
+    for column in range(len(windows)):
+        x = left + column * (width + GAP)
+        _write(sheet, f"game {windows.episode[column] + 1}", x, 14, WHITE)
+        _write(sheet, f"step {windows.first_step[column]}", x, 28, GREY)
+        for index, k in enumerate(steps):
+            for row, frames in enumerate(rows.values()):
+                if k <= windows.length[column]:
+                    top = HEADER + index * group + row * height
+                    frame = frames[column, k - 1].repeat(scale, axis=0).repeat(scale, axis=1)
+                    sheet[top : top + height, x : x + width] = frame
     for index, k in enumerate(steps):
-        top = HEADER + index * pair
+        top = HEADER + index * group
         _write(sheet, f"k = {k}", 4, top + 14, WHITE)
-        _write(sheet, "real", 4, top + height // 2 + 4, GREY)
-        _write(sheet, "dream", 4, top + height + height // 2 + 4, GREY)
+        for row, label in enumerate(rows):
+            _write(sheet, label, 4, top + row * height + height // 2 + 4, GREY)
     return sheet
 
 
@@ -57,4 +64,4 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def _write(picture: np.ndarray, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
+    cv2.putText(picture, text, (x, y), FONT, SIZE, colour, 1, cv2.LINE_AA)
