@@ -12,6 +12,7 @@ import numpy as np
 
 from gym_dream.evaluation.returns import Comparison, PolicyFigures, WorldFigures
 from gym_dream.evaluation.statistics import Agreement, Estimate
+from gym_dream.evaluation.tables import markdown
 from gym_dream.files import atomic_write, write_json
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ def text(comparison: Comparison) -> str:
         f"{settings.env}: {settings.episodes} episodes of each policy in the dream, {settings.real_episodes} in the "
         f"game, of at most {settings.horizon} steps; seed {settings.seed}. Returns are sums of reward signs, with 95% "
         "bootstrap intervals over episodes; the score is the game's own.",
-        _table(policies),
+        markdown(policies),
         "Agreement of dream and real returns over policies. Slope: real return a unit of dreamt return. Gap: mean of\n"
         "|dream - real|, in units of the best real return minus random play's.",
-        _table(agreements),
+        markdown(agreements),
         *(f"Not played: {name}: {why}" for name, why in comparison.failed.items()),
     ]
     return "\n\n".join(parts) + "\n"
@@ -71,18 +72,6 @@ def _points(world: WorldFigures) -> str:
 def _agreement(a: Agreement) -> list[str]:
     figures = ("-" if math.isnan(x) else f"{x:.2f}" for x in (a.spearman, a.pearson, a.slope, a.gap))
     return [str(a.policies), *figures]
-
-
-def _table(rows: list[list[str]]) -> str:
-    """Markdown whose columns are aligned for the terminal, too; the first to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-    def line(cells: list[str]) -> str:
-        others = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-        return f"| {' | '.join([cells[0].ljust(widths[0]), *others])} |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(map(line, [rows[0], rule, *rows[1:]]))
 
 
 def _plain(value: Any) -> Any:
