@@ -197,7 +197,7 @@ def test_reading_both_ways_of_keeping_scores(tmp_path: Path) -> None:
         ({"Pong": "[true]"}, "Pong.json, seed 0: expected a number or a list of numbers, got True"),
         ({"Pong__0": "[]"}, "0.json: expected a score or at least one episode's, got an empty list"),
         ({"Pong__0": "[1"}, "0.json is not valid JSON"),
-        ({"Pong": "[1]", "pong": "[1]"}, "Pong is there twice"),
+        ({"MsPacman": "[1]", "ms_pacman": "[1]"}, "MsPacman is there twice"),
         ({"Pong": "[1]", "Pong__0": "1"}, "Pong is there twice"),
     ],
 )
