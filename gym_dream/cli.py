@@ -209,7 +209,7 @@ class Evaluate:
     """What plays in both worlds: random; persistent(repeat=0.9), random actions held for a while; scripted or
     scripted(noise=0.1,lag=2), for Breakout only; or sb3:FILE.zip (unpickled: trust it)."""
     epsilon: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6)
-    """Each policy plays once with each share of random actions; random plays once."""
+    """Each policy plays once with each share of random actions; random and persistent play once."""
     model: str | None = None
     """A world model in place of the id's own: a folder, a name that ships, or hub:organisation/name[@revision]."""
     episodes: int = 24
@@ -218,7 +218,7 @@ class Evaluate:
     """Of each policy, in the game."""
     horizon: int = 200
     """Steps after which an episode is cut off, in either world."""
-    num_envs: int = 24
+    num_envs: int = 8
     """Games at a time."""
     starts: str | None = None
     """A folder of recorded games that were held out from training, to begin from; by default the model's own starts."""

@@ -329,8 +329,9 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
 def test_families_and_copies_with_noise():
     assert family("scripted(noise=0.1,lag=2)+epsilon=0.3") == "scripted"
     assert family("sb3:runs/ppo_a.zip+epsilon=0.1") == "ppo_a"
-    assert with_epsilons(["random", "scripted", "scripted+epsilon=0.7"], [0, 0.5]) == [
+    assert with_epsilons(["random", "persistent(repeat=0.5)", "scripted", "scripted+epsilon=0.7"], [0, 0.5]) == [
         "random",
+        "persistent(repeat=0.5)",
         "scripted",
         "scripted+epsilon=0.5",
         "scripted+epsilon=0.7",

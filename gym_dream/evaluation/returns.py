@@ -42,8 +42,8 @@ class Settings:
     """Episodes of each policy in the real game."""
     horizon: int = 200
     """Steps after which an episode is cut off, dreamt or real."""
-    num_envs: int = 24
-    """Games at a time."""
+    num_envs: int = 8
+    """Games at a time. Fewer than episodes, so that where one ends early the next takes its place in the batch."""
     seed: int = 0
     """Episode i draws from seed + i, in either world."""
     starts: str | None = None
@@ -223,10 +223,10 @@ def family(name: str) -> str:
 
 
 def with_epsilons(policies: Sequence[str], epsilons: Sequence[float]) -> list[str]:
-    """Each policy once for every share of random actions; random itself, and what has a share already, once."""
+    """Each policy once for every share of random actions; what is random itself, or has a share already, once."""
     grid = []
     for policy in policies:
-        plain = policy == "random" or "+epsilon=" in policy
+        plain = policy == "random" or policy.startswith("persistent") or "+epsilon=" in policy
         grid += [policy] if plain else [f"{policy}+epsilon={e:g}" if e else policy for e in epsilons]
     return grid
 
