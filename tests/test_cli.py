@@ -25,7 +25,7 @@ def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_the_verbs_and_the_one_danger(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys=capsys)
-    for verb in ("demo", "list", "collect", "fit", "card"):
+    for verb in ("demo", "list", "collect", "fit", "fidelity", "card"):
         assert f"• {verb} " in text
     assert "sb3:FILE.zip is loaded by Stable-Baselines3, which unpickles it" in text
     for verb in ("demo", "collect"):
@@ -56,11 +56,14 @@ def defaults(function: Any, *, without: Collection[str] = ()) -> dict[str, Any]:
 
 def test_verbs_take_what_their_functions_take() -> None:
     from gym_dream.evaluation.card import write_card
+    from gym_dream.evaluation.open_loop import fidelity
     from gym_dream.trainers.presets import PRESETS
     from gym_dream.trainers.run import fit
     from gym_dream.world_model import Precision
 
     assert defaults(cli.Card) == defaults(write_card, without=["progress"])
+    odd = ("model_kwargs", "progress")
+    assert defaults(cli.Fidelity, without=odd) == defaults(fidelity, without=odd)
     odd = ("training", "data", "progress")
     assert defaults(cli.Fit, without=odd) == defaults(fit, without=odd)
     hints = typing.get_type_hints(cli.Fit)
@@ -78,6 +81,8 @@ def test_verbs_take_what_their_functions_take() -> None:
         ("collect --game Pong --steps 5 --out {tmp}/data --epsilon 2", "between 0 and 1"),
         ("fit --data {tmp}/none --out {tmp}/run --steps 5 --device gpu", "device: 'gpu' cannot be used here"),
         ("demo --model {tmp}/nothing --out {tmp}/demo.gif", "gym-dream fit"),
+        ("fidelity --model {tmp}/nothing --data {tmp}/none --out {tmp}/out", "gym-dream fit"),
+        ("fidelity --model breakout --data {tmp}/none --out {tmp}/out", "gym-dream collect"),
         ("card --model {tmp}/nothing --data {tmp}/none --out {tmp}/card", "gym-dream fit"),
         ("fit --data {tmp}/none --out {tmp}/run --steps 5", "gym-dream collect"),
         ("fit --data {tmp}/none --out {tmp}/run", "either steps or minutes"),

@@ -80,6 +80,8 @@ class Details:
 
 BALL_PEAK = 30
 BALL_SUM = breakout.BALL_REDNESS / 2
+PADDLE_REDNESS = 105  # red minus green of a pixel in the paddle's row
+PADDLE_WIDTH = 16 * breakout.SCALE_X
 
 
 def _breakout_ball(frames: np.ndarray) -> np.ndarray:
@@ -101,7 +103,13 @@ def _breakout_ball(frames: np.ndarray) -> np.ndarray:
 
 
 def _breakout_paddle(frames: np.ndarray) -> np.ndarray:
+    """The paddle; where the foot of the right wall, which is red, too, covers its end, told by its left edge."""
     x = breakout.locate_in_frames(frames)[1]
+    row = frames[:, breakout.PADDLE_ROW, breakout.PADDLE_COLUMNS].astype(np.float64)
+    share = np.clip((row[..., 0] - row[..., 1]) / PADDLE_REDNESS, 0, 1)
+    seen = share.sum(axis=1)
+    covered = (share[:, -1] > 0.5) & (seen < PADDLE_WIDTH)
+    x[covered] = breakout.PADDLE_COLUMNS.stop - 0.5 - seen[covered] + PADDLE_WIDTH / 2
     return np.stack([x, np.where(np.isnan(x), np.nan, breakout.PADDLE_ROW)], axis=1)
 
 
@@ -195,9 +203,11 @@ class Validation:
 def validate(details: Details, episodes: Sequence[Episode]) -> dict[str, Validation]:
     """Compare probes with the console's memory on real frames.
 
-    An object is judged where the memory says that it would surely be seen, or that there is none: right is a place
-    within `NEAR`, or none. Pieces and numbers are judged in every frame: right is all of what the memory holds then or
-    held a step before, since a frame merges two moments and shows scores one moment late.
+    The memory holds the last moment of a step; the frame merges the last two, and shows scores one moment late. So an
+    object is judged where the memory says that it would surely be seen (right: within `NEAR` of there), or that there
+    is none nor was a step before (right: none seen); pieces in every frame (right: each as the memory holds it then or
+    held it a step before); numbers where the memory held the same a step before (a frame in which a number changes
+    may show both, one on top of the other).
 
     Args:
         details: what to look for.
@@ -222,8 +232,7 @@ def _right(probe: Probe | Pieces | Number, frames: np.ndarray, ram: np.ndarray, 
     """Of the frames that the probe is asked about, bool: it is right."""
     now, earlier = probe.in_ram(ram), probe.in_ram(before)
     if isinstance(probe, Number):
-        read = probe.read(frames)
-        return (read == now) | (read == earlier)
+        return (probe.read(frames) == now)[now == earlier]
     if isinstance(probe, Pieces):
         seen = probe.look(frames)
         return ((seen == now) | (seen == earlier)).all(axis=1)
@@ -231,7 +240,7 @@ def _right(probe: Probe | Pieces | Number, frames: np.ndarray, ram: np.ndarray, 
     absent = np.isnan(now[:, 0])
     with np.errstate(invalid="ignore"):
         near = np.hypot(*(seen - now).T) <= NEAR
-        asked = absent | probe.reliable(now)
+        asked = (absent & np.isnan(earlier[:, 0])) | probe.reliable(now)
     return np.where(absent, np.isnan(seen[:, 0]), near)[asked]
 
 
