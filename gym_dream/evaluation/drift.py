@@ -8,7 +8,7 @@ games.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,13 +151,14 @@ def on_real_frames(judged: Sequence[Judgements]) -> dict[str, dict[str, Estimate
         return np.stack([np.pad(row, (0, longest - len(row))) for row in rows])
 
     inside = np.stack([np.arange(longest) < len(game.reward) for game in judged])
-    figures = {}
+    figures: dict[str, Series] = {}
     for sign in (1, -1):
         said, real = (padded(name) == sign for name in ("reward", "real_reward"))
         if (said | real).any():
             figures |= event_series(f"reward {sign:+d}", said, real, inside, tolerant=True)
     figures |= event_series("ending", padded("ends"), padded("really_ends"), inside)
-    games, found = np.arange(len(judged)), {}
+    games = np.arange(len(judged))
+    found: dict[str, dict[str, Estimate]] = {}
     for name, figure in figures.items():
         event, _, kind = name.partition(": ")
         found.setdefault(event, {})[kind] = _over(figure, games, slice(0, longest))
@@ -234,7 +235,7 @@ def _counted(
     return Series(unit, values.astype(np.float64), counts.astype(np.float64), pooled, of_itself)
 
 
-def _by_frame(function, *frames: np.ndarray) -> np.ndarray:
+def _by_frame(function: Callable[..., np.ndarray], *frames: np.ndarray) -> np.ndarray:
     """What a function of frames (M, …) says of frames (N, K, …): (N, K, …)."""
     count, steps = frames[0].shape[:2]
     said = function(*(array.reshape(count * steps, *array.shape[2:]) for array in frames))

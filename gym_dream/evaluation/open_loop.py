@@ -215,8 +215,8 @@ def measure(
     for name, world_model in models.items():
         judged = [judge(world_model.reward_termination, [e], ending=ending) for e in _bar(episodes, name, progress)]
         real_frames[name] = on_real_frames(judged)
-        for passes in sorted(set(denoising_steps)) or [kwargs.get("num_denoising_steps")]:
-            settings = kwargs | ({} if passes is None else {"num_denoising_steps": passes})
+        for passes in [{"num_denoising_steps": n} for n in sorted(set(denoising_steps))] or [{}]:
+            settings: dict[str, Any] = kwargs | passes
             dynamics = world_model.dynamics(device, precision, compile, **settings)
             own = drawn.with_context(dynamics.context_length)
             dynamics.denoiser.register_forward_hook(_finite)  # of this dynamics alone: it has copies of the networks

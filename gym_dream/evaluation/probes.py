@@ -222,9 +222,10 @@ def validate(details: Details, episodes: Sequence[Episode]) -> dict[str, Validat
             frames.append(episode.frames[1:])
             ram.append(episode.ram)
             before.append(episode.ram[np.maximum(np.arange(len(episode)) - 1, 0)])
+    probes: list[Probe | Pieces | Number] = [*details.objects, *details.pieces, *details.numbers]
     return {
         probe.name: _validation([_right(probe, *part) for part in zip(frames, ram, before, strict=True)])
-        for probe in (*details.objects, *details.pieces, *details.numbers)
+        for probe in probes
     }
 
 

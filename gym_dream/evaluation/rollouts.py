@@ -111,12 +111,12 @@ def draw_windows(
         if begins is not None:
             first = first[begins(episodes[episode].frames[start + context_length - 1 :][: len(first)])]
         candidates[episode] += [(span, offset, room - offset) for offset in first.tolist()]
-    longest = max((room for game in candidates for *_, room in game), default=0)
-    if longest < most:
+    if not any(room >= most for game in candidates for *_, room in game):
+        longest = longest_window(episodes, context_length, ending=ending)
         raise ValueError(
             f"not one of {len(episodes)} games has {context_length - 1 + most} steps without an ending"
             + (" after a frame to begin from" if begins else "")
-            + (f"; after {context_length - 1} steps of context the longest has {longest}" if longest else "")
+            + (f"; after {context_length - 1} steps of context the longest has {longest}" if longest < most else "")
             + ". Ask for fewer steps, or give more or longer games"
         )
     for game in candidates:
