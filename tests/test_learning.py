@@ -1,9 +1,11 @@
 """Fitting learns: the small preset recovers the ten lives that it was trained on, and broken code does not.
 
-What has to come back are all rewards, all endings, and the frames of 15-step rollouts under the real actions. A break
-is put in for the fit alone; what it made is judged by the same measure, with sound code.
+What has to come back are all rewards, all endings, and the frames of 15-step rollouts under the real actions, from the
+midst of a life and from its beginning, where half of the context is padding. A break is put in for the fit alone; what
+it made is judged by the same measure, with sound code.
 
-Lives of a game of 16 pixels are learnt in a minute of one core, lives of Breakout in its full size take the slow tests.
+The lives are of a game of 16 pixels: the small preset's own networks learn them in a minute of one core. A loss that
+counts padding, too, is not caught: the model recovers its lives all the same.
 """
 
 from __future__ import annotations
@@ -19,9 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gym_dream import breakout
 from gym_dream.data import Episode, EpisodeStore, Segments, split_held_out
-from gym_dream.data.collect import collect
 from gym_dream.data.contexts import Contexts
 from gym_dream.data.segments import Spans
 from gym_dream.evaluation.events import judge
@@ -33,7 +33,6 @@ from gym_dream.world_model import WorldModel
 
 TRAINED, HELD_OUT = 10, 2  # lives
 CONTEXT, STEPS = 4, 15
-BREAKOUT_STEPS = 28  # of a life of Breakout, its last: the ball rises to the bricks, takes one and is missed
 
 EVENTS = {"denoiser_interval": 0, "reward_interval": 1, "warmup_steps": 20, "average_decay": 0.95, "cooldown": 0.0}
 FRAMES = {"reward_interval": 0, "warmup_steps": 20, "average_decay": 0.97, "cooldown": 0.4}
@@ -55,41 +54,12 @@ def bricks_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store(tmp_path_factory.mktemp("bricks"), [bricks.life(seed) for seed in range(TRAINED + HELD_OUT)])
 
 
-@pytest.fixture(scope="module")
-def breakout_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    games = tmp_path_factory.mktemp("games")
-    collect("Breakout", breakout.ScriptedBreakout(noise=0.25), 3000, games, progress=False)
-    lives = ends_of_lives(EpisodeStore(games).load_all(), BREAKOUT_STEPS)
-    return store(tmp_path_factory.mktemp("breakout"), lives[: TRAINED + HELD_OUT])
-
-
 def store(folder: Path, lives: Sequence[Episode]) -> Path:
     assert len(lives) == TRAINED + HELD_OUT
     for life in lives:
         assert life.rewards.any() and life.terminated.sum() == 1 and life.terminated[-1]
         EpisodeStore(folder).add(life)
     return folder
-
-
-def ends_of_lives(games: Sequence[Episode], steps: int) -> list[Episode]:
-    """The last steps of all lives that have so many and are paid for something in them, each as an episode."""
-    lives = []
-    for game in games:
-        before = -1
-        for end in np.flatnonzero(game.terminated).tolist():
-            cut = slice(end + 1 - steps, end + 1)
-            if end - before >= steps and game.rewards[cut].any():
-                arrays = ("actions", "rewards", "terminated", "truncated", "lives", "ram")
-                lives.append(
-                    replace(
-                        game,
-                        frames=game.frames[cut.start : cut.stop + 1],
-                        info=replace(game.info, in_progress=False),
-                        **{name: getattr(game, name)[cut] for name in arrays},
-                    )
-                )
-            before = end
-    return lives
 
 
 def fit(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, broken: Break | None = None, **settings: Any) -> Any:
