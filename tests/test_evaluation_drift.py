@@ -132,6 +132,7 @@ def test_pieces_that_go_and_come_back() -> None:
     frames, rewards = windows.frames.copy(), windows.rewards.copy()
     frames[0, 1:, 0, 0, 0] = 0  # gone at step 2, paid at step 3: within a step
     rewards[0, 2] = 1
+    rewards[0, 3] = 1  # at the edge of the window: what it takes may go a step later, so it does not count
     frames[1, 1, 0, 1:, 0] = 0  # two gone at step 2, unpaid; back at step 3
     found = series(windows, Forecast(frames, rewards, windows.terminated), PIECES, (2, 4))
     rows = {name: at_steps(found[name], windows.episode, (2, 4)) for name in found if name.startswith("stones")}
