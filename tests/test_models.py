@@ -275,6 +275,13 @@ def test_the_extra_weight_falls_on_what_changes_alone():
     torch.testing.assert_close(batch.loss(model, change_weight=9.0), batch.loss(model))
 
 
+def test_what_follows_padding_is_not_taken_to_have_changed():
+    model, batch = randomised(Denoiser(TINY)), Batch()
+    batch.noise = batch.noise[:1]
+    batch.mask[:, :4] = False
+    torch.testing.assert_close(batch.loss(model, change_weight=9.0), batch.loss(model))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -214,7 +214,9 @@ def denoiser_loss(
         output = denoiser.network(noisy, past, actions[:, i : i + length], c)
         error = (output - (x - base) / c.c_out) ** 2
         if change_weight:
-            error = error * change_weights(frames[:, length + i - 1], x, change_weight)
+            # After padding everything is new, which is no reason to weigh all of it.
+            known = mask[:, length + i - 1, None, None, None]
+            error = error * torch.where(known, change_weights(frames[:, length + i - 1], x, change_weight), 1.0)
         losses.append(masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i]))
         history.append(quantise(base + c.c_out * output.detach(), config.quantisation))
     return torch.stack(losses).mean()
