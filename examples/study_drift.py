@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -57,19 +58,20 @@ class Args:
     """steps to record if no data is given"""
     frame_size: int = 32
     """side that frames are reduced to, by averaging: half the usual 64 is a quarter of the arithmetic"""
-    updates: int = 1000
+    updates: int = 3000
     """of each network"""
     batch_size: int = 16
     """segments an update"""
     learning_rate: float = 1e-3
     """of AdamW, falling to zero over the last third"""
-    channels: tuple[int, ...] = (32, 32)
+    channels: tuple[int, ...] = (16, 32)
     """width of each level of the network"""
-    patch_size: int = 4
-    """side of the pixel squares folded into channels before the network"""
+    patch_size: int = 2
+    """side of the pixel squares folded into channels before the network; these (12 for 2) must fit into the first
+    level's width, or DDPM's network cannot pass on the noise that it sees"""
     steps: int = 1000
     """of each dream"""
-    windows: int = 6
+    windows: int = 4
     """real moments to dream on from, at most"""
     denoising_steps: tuple[int, ...] = (1, 3, 10)
     """the n to compare"""
@@ -107,9 +109,23 @@ def reduce(game: Episode, side: int) -> Episode:
     return replace(game, frames=np.stack(frames))
 
 
-def fit_both(args: Args, games: list[Episode], config: DenoiserConfig) -> tuple[Denoiser, Denoiser]:
-    """EDM's and DDPM's networks, from the same weights and batches; DDPM uses the inner network alone."""
-    segments = SegmentSampler(games, config.context_length + 1, beyond_end=False, ending=ENDING)
+def network_config(args: Args, game: Episode) -> DenoiserConfig:
+    """The network of both: DIAMOND's, small."""
+    levels = len(args.channels)
+    return DenoiserConfig(
+        num_actions=len(game.info.env["action_meanings"]),
+        image_channels=game.frames.shape[-1],
+        cond_channels=64,
+        depths=(1,) * levels,
+        channels=args.channels,
+        attention=(False,) * levels,
+        quantisation="round",
+        patch_size=args.patch_size,
+    )
+
+
+def fit(args: Args, games: list[Episode], config: DenoiserConfig, name: Literal["edm", "ddpm"]) -> Denoiser:
+    """EDM's or DDPM's network, from the same weights, with the same batches; DDPM uses the inner network alone."""
     training = TrainingConfig(
         batch_size=args.batch_size, targets=1, learning_rate=args.learning_rate, cooldown=0.33, average_decay=0.995
     )
@@ -124,18 +140,16 @@ def fit_both(args: Args, games: list[Episode], config: DenoiserConfig) -> tuple[
             "frame_size": args.frame_size,
         }
     )
-    networks = []
-    for name in ("edm", "ddpm"):
-        torch.manual_seed(args.seed)
-        network = Denoiser(config)
-        file = args.out / f"{name}.safetensors"
-        if not load_frames(network, file, settings):
-            loss = edm_loss(network, training) if name == "edm" else ddpm_loss(network.inner_model, config)
-            # As many updates of as many weights from as many frames: one budget.
-            fit_frames(network, loss, segments, training, updates=args.updates, seed=args.seed, label=name)
-            save_frames(network, file, settings)
-        networks.append(network.eval())
-    return networks[0], networks[1]
+    torch.manual_seed(args.seed)
+    network = Denoiser(config)
+    file = args.out / f"{name}.safetensors"
+    if not load_frames(network, file, settings):
+        segments = SegmentSampler(games, config.context_length + 1, beyond_end=False, ending=ENDING)
+        loss = edm_loss(network, training) if name == "edm" else ddpm_loss(network.inner_model, config)
+        # As many updates of as many weights from as many frames: one budget.
+        fit_frames(network, loss, segments, training, updates=args.updates, seed=args.seed, label=name)
+        save_frames(network, file, settings)
+    return network.eval()
 
 
 def edm_frame(denoiser: Denoiser, num_steps: int) -> NextFrame:
@@ -264,19 +278,9 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def main(args: Args) -> None:
     games, held_out = load_games(args)
     height, width, colours = games[0].frames.shape[1:]
-    levels = len(args.channels)
-    config = DenoiserConfig(
-        num_actions=len(games[0].info.env["action_meanings"]),
-        image_channels=colours,
-        cond_channels=64,
-        depths=(1,) * levels,
-        channels=args.channels,
-        attention=(False,) * levels,
-        quantisation="round",
-        patch_size=args.patch_size,
-    )
+    config = network_config(args, games[0])
     windows = draw_windows(held_out, config.context_length, args.steps, args.windows, args.seed, ending=ENDING)
-    edm, ddpm_network = fit_both(args, games, config)
+    edm, ddpm_network = fit(args, games, config, "edm"), fit(args, games, config, "ddpm")
     bank = Bank(games, args.bank)
 
     shown = [k for k in SHOWN if k < args.steps] + [args.steps]
@@ -286,8 +290,9 @@ def main(args: Args) -> None:
         "last frame repeated": measure(windows, repeat_last_frame(windows), bank, args),
     }
     pictures = {"real": windows.frames[:, picked]}
-    forecasts: dict[str, NextFrame] = {f"EDM, n = {n}": edm_frame(edm, n) for n in args.denoising_steps}
-    forecasts |= {f"DDPM, n = {n}": ddpm_frame(ddpm_network, n) for n in args.denoising_steps}
+    forecasts: dict[str, NextFrame] = {}
+    for n in args.denoising_steps:
+        forecasts |= {f"DDPM, n = {n}": ddpm_frame(ddpm_network, n), f"EDM, n = {n}": edm_frame(edm, n)}
     for name, next_frame in forecasts.items():
         print(name, flush=True)
         dynamics = FrameDynamics(

@@ -6,13 +6,15 @@ The DIAMOND paper (arXiv 2405.12399, section 5.2) finds that one denoising step 
 and three draw one of the possibilities: its example is Boxing's opponent, who moves at random. Here the game is a
 square that jumps left or right with equal chance at every step, so what may come next is known exactly. It trains
 DIAMOND's denoiser on that, draws next frames, and counts: how many show one square where one may be, how many show two
-half-bright ones, and whether left and right are drawn equally often. It writes `modes.json`, `modes.md` and
+half-bright ones, and whether left and right are drawn equally often. Beside it stands the exact denoiser of this game,
+which tells what is the sampler's doing from what is the training's. It writes `modes.json`, `modes.md` and
 `modes.png`. What came out stands in docs/studies.md.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from gym_dream.evaluation.sheet import png
 from gym_dream.evaluation.statistics import Estimate, estimate
 from gym_dream.evaluation.strips import strips
 from gym_dream.files import write_json
-from gym_dream.models.denoiser import Denoiser, DenoiserConfig
+from gym_dream.models.denoiser import Denoiser, DenoiserConfig, quantise, to_uint8, to_unit
 from gym_dream.models.frame_dynamics import FrameDynamics
 from gym_dream.models.sampler import SamplerConfig, sample
 from gym_dream.noise import RowNoise
@@ -42,6 +44,8 @@ BRIGHT, DARK = (
     0.75,
     0.25,
 )  # of a square's full brightness: from the one on a place shows it, up to the other it does not
+Denoise = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""x, sigma, past and actions -> the denoised frame, as `Denoiser` does."""
 ENV: dict[str, Any] = {"id": "JumpingSquare", "frame_shape": [SIDE, SIDE, 3], "action_meanings": ["NOOP"]}
 
 
@@ -67,7 +71,7 @@ class Args:
     """of other games, from which a next frame is drawn once each"""
     dreams: int = 32
     """of other games, to dream on from"""
-    steps: int = 50
+    steps: int = 20
     """of each dream"""
     seed: int = 0
     """of games, network, batches and noise"""
@@ -198,20 +202,36 @@ def fit(args: Args) -> Denoiser:
     return denoiser.eval()
 
 
-def dream(denoiser: Denoiser, num_steps: int, windows: Windows, seed: int) -> np.ndarray:
+def exact(x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+    """What a perfect network would say: the mean of the two frames that may come next, by how well each explains x.
+
+    Offset noise takes no part: it shifts a whole channel, in which both frames have the same sum.
+    """
+    place = brightness(to_uint8(past[:, -1]).numpy()).argmax(axis=1)
+    last = len(PLACES) - 1
+    sides = np.where(place == 0, 1, place - 1), np.where(place == last, last - 1, place + 1)
+    left, right = (
+        to_unit(torch.from_numpy(np.stack([[draw(i)] for i in side])), torch.ones(1, 1))[:, 0] for side in sides
+    )
+    distances = [((x - frame).double() ** 2).sum(dim=(1, 2, 3)) for frame in (left, right)]
+    weight = torch.sigmoid((distances[1] - distances[0]) / (2 * sigma.double() ** 2)).float()[:, None, None, None]
+    return quantise(weight * left + (1 - weight) * right, "round")
+
+
+def dream(denoise: Denoise, num_steps: int, windows: Windows, seed: int) -> np.ndarray:
     """Dream on from real moments with so many denoising steps a frame: uint8 (N, K, 16, 16, 3)."""
     config = SamplerConfig(num_denoising_steps=num_steps)
 
     def next_frame(past: Tensor, actions: Tensor, noise: RowNoise) -> Tensor:
         start = noise.normal(tuple(past.shape[2:]))
         # Without churn no more noise is asked for.
-        return sample(lambda x, sigma: denoiser(x, sigma, past, actions), start, config, lambda: start)
+        return sample(lambda x, sigma: denoise(x, sigma, past, actions), start, config, lambda: start)
 
     dynamics = FrameDynamics(
         next_frame,
-        context_length=denoiser.config.context_length,
+        context_length=windows.contexts.length,
         frame_shape=(SIDE, SIDE, 3),
-        num_actions=denoiser.config.num_actions,
+        num_actions=len(ENV["action_meanings"]),
     )
     return replay(dynamics, windows, seed=seed)
 
@@ -252,9 +272,10 @@ def main(args: Args) -> None:
 
     drawn = {"the game": moments.frames}
     dreamt = {"the game": begins.frames}
-    for n in args.denoising_steps:
-        drawn[f"n = {n}"] = dream(denoiser, n, moments, args.seed)
-        dreamt[f"n = {n}"] = dream(denoiser, n, begins, args.seed)
+    for name, denoise in {"exact": exact, "trained": denoiser}.items():
+        for n in args.denoising_steps:
+            drawn[f"{name}, n = {n}"] = dream(denoise, n, moments, args.seed)
+            dreamt[f"{name}, n = {n}"] = dream(denoise, n, begins, args.seed)
     last = moments.contexts.frames[:, -1]
     next_frames = {name: judge_next(last, frames[:, 0]) for name, frames in drawn.items()}
     dreams = {name: {str(k): estimate(shows_one(frames[:, k - 1])) for k in ks} for name, frames in dreamt.items()}

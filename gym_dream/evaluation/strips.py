@@ -10,6 +10,7 @@ import numpy as np
 GAP = 4
 LINE = 18  # height of the headings
 CHARACTER = 8  # width of a letter of a label, at most
+BACKGROUND = 64  # grey: frames are often black to their edges
 
 
 def strips(rows: Mapping[str, np.ndarray], headings: Sequence[str], *, scale: int = 2) -> np.ndarray:
@@ -32,7 +33,8 @@ def strips(rows: Mapping[str, np.ndarray], headings: Sequence[str], *, scale: in
     count, height, width, _ = next(iter(shapes))
     height, width = height * scale, width * scale
     left = CHARACTER * max(map(len, rows)) + 2 * GAP
-    picture = np.zeros((LINE + len(rows) * (height + GAP), left + count * (width + GAP), 3), np.uint8)
+    shape = (LINE + len(rows) * (height + GAP), left + count * (width + GAP), 3)
+    picture = np.full(shape, BACKGROUND, np.uint8)
     for column, heading in enumerate(headings):
         _write(picture, heading, left + column * (width + GAP), LINE - 5)
     for row, (label, frames) in enumerate(rows.items()):
