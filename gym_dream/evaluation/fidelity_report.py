@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import numpy as np
 from gym_dream.evaluation.drift import HALF_LIFE_PSNR
 from gym_dream.evaluation.open_loop import REAL, Drift
 from gym_dream.evaluation.sheet import contact_sheet, png
-from gym_dream.evaluation.statistics import Estimate
-from gym_dream.evaluation.tables import markdown
+from gym_dream.evaluation.tables import error_bars, json_figures, markdown
 from gym_dream.files import atomic_write, write_json
 from gym_dream.video import GREEN, RED, WHITE, Panel, compose, write_video
 
@@ -53,7 +51,7 @@ def write_report(drift: Drift, out: Path) -> None:
 
 def as_json(drift: Drift) -> dict[str, Any]:
     """All figures as JSON holds them; what could not be measured is null."""
-    return _plain(
+    return json_figures(
         {
             "settings": drift.settings,
             "data": drift.data,
@@ -129,15 +127,6 @@ def _validation(drift: Drift) -> list[str]:
     ]
 
 
-def _plain(value: Any) -> Any:
-    """For JSON, which has no NaN."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def _draw(drift: Drift, path: Path) -> None:
     """A plot for each figure: mean and interval against k, a line for each forecast."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -158,7 +147,9 @@ def _draw(drift: Drift, path: Path) -> None:
             colour = f"C{list(drift.forecasts).index(forecast) % 10}"
             ks = np.array(drift.steps) * nudge
             means = [estimate.mean for estimate in estimates]
-            handles[forecast] = axes.errorbar(ks, means, yerr=_arms(estimates), marker="o", markersize=3, color=colour)
+            handles[forecast] = axes.errorbar(
+                ks, means, yerr=error_bars(estimates), marker="o", markersize=3, color=colour
+            )
         axes.set(xscale="log", title=name)
         axes.set_xticks(drift.steps, [str(k) for k in drift.steps])
         axes.minorticks_off()
@@ -168,11 +159,6 @@ def _draw(drift: Drift, path: Path) -> None:
             axes.set_ylim(-0.03, 1.03)
     page.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
     page.savefig(path, format="png", dpi=80, metadata={"Software": None})
-
-
-def _arms(estimates: Sequence[Estimate]) -> np.ndarray:
-    """Lengths of error bars below and above, float (2, n)."""
-    return np.maximum(0, np.array([[e.mean - e.low, e.high - e.mean] for e in estimates]).T)
 
 
 def _film(drift: Drift) -> Iterator[np.ndarray]:

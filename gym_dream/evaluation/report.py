@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gym_dream.evaluation.returns import Comparison, PolicyFigures, WorldFigures
-from gym_dream.evaluation.statistics import Agreement, Estimate
-from gym_dream.evaluation.tables import markdown
+from gym_dream.evaluation.statistics import Agreement
+from gym_dream.evaluation.tables import error_bars, json_figures, markdown
 from gym_dream.files import atomic_write, write_json
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def write_report(comparison: Comparison, out: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed; the other two files are there then.
     """
-    write_json(out / "report.json", _plain(asdict(comparison)))
+    write_json(out / "report.json", json_figures(asdict(comparison)))
     with atomic_write(out / "report.md") as temporary:
         temporary.write_text(text(comparison), encoding="utf-8")
     if comparison.policies:
@@ -74,15 +73,6 @@ def _agreement(a: Agreement) -> list[str]:
     return [str(a.policies), *figures]
 
 
-def _plain(value: Any) -> Any:
-    """For JSON, which has no NaN."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def _draw(comparison: Comparison, path: Path) -> None:
     """Three plots on one page."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -108,7 +98,7 @@ def _draw_scatter(axes: Axes, policies: list[PolicyFigures], colours: dict[str, 
     for name, colour in colours.items():
         dream, real = zip(*((p.dream.returns, p.real.returns) for p in policies if p.family == name), strict=True)
         x, y = ([e.mean for e in world] for world in (dream, real))
-        axes.errorbar(x, y, xerr=_arms(dream), yerr=_arms(real), fmt="o", color=colour, label=name)
+        axes.errorbar(x, y, xerr=error_bars(dream), yerr=error_bars(real), fmt="o", color=colour, label=name)
     edge = max(max(p.dream.returns.high, p.real.returns.high) for p in policies)
     axes.plot([0, edge], [0, edge], color="grey", linestyle=":", label="dream = real")
     axes.set(xlabel="return in the dream", ylabel="return in the real game")
@@ -131,15 +121,10 @@ def _draw_bars(axes: Axes, policies: list[PolicyFigures], colours: dict[str, str
     dream, real = [p.dream.returns for p in policies], [p.real.returns for p in policies]
     for offset, world, label, alpha in ((-0.2, dream, "dream (pale)", 0.5), (0.2, real, "real", 1.0)):
         means = [e.mean for e in world]
-        axes.bar(place + offset, means, 0.4, yerr=_arms(world), color=colour, alpha=alpha, label=label)
+        axes.bar(place + offset, means, 0.4, yerr=error_bars(world), color=colour, alpha=alpha, label=label)
     axes.set_xticks(place, [p.name for p in policies], rotation=30, ha="right", fontsize="small")
     axes.set(ylabel="return")
     axes.legend(fontsize="small")
-
-
-def _arms(estimates: Sequence[Estimate]) -> np.ndarray:
-    """Lengths of error bars below and above, float (2, n)."""
-    return np.maximum(0, np.array([[e.mean - e.low, e.high - e.mean] for e in estimates]).T)
 
 
 def _spread(policies: list[PolicyFigures], count: int) -> list[PolicyFigures]:
