@@ -25,6 +25,7 @@ from torch import Tensor
 from gym_dream import real
 from gym_dream.data import Episode, EpisodeStore, SegmentSampler, split_held_out
 from gym_dream.data.collect import collect
+from gym_dream.data.segments import Ending
 from gym_dream.evaluation.fidelity import psnr
 from gym_dream.evaluation.rollouts import Windows, draw_windows, repeat_last_frame, replay
 from gym_dream.evaluation.sheet import png
@@ -41,7 +42,7 @@ from gym_dream.trainers.frames import ddpm_loss, edm_loss, fit_frames, load_fram
 from gym_dream.trainers.presets import TrainingConfig
 
 SHOWN = (1, 10, 50, 100, 200, 500, 1000)  # steps k of the picture; figures are means from each to the next
-ENDING = "game"  # dreams go on over lost lives: hardly a life of Breakout lasts 1,000 steps
+ENDING: Ending = "game"  # dreams go on over lost lives: hardly a life of Breakout lasts 1,000 steps
 
 
 @dataclass(frozen=True)

@@ -272,7 +272,8 @@ def main(args: Args) -> None:
 
     drawn = {"the game": moments.frames}
     dreamt = {"the game": begins.frames}
-    for name, denoise in {"exact": exact, "trained": denoiser}.items():
+    denoisers: dict[str, Denoise] = {"exact": exact, "trained": denoiser}
+    for name, denoise in denoisers.items():
         for n in args.denoising_steps:
             drawn[f"{name}, n = {n}"] = dream(denoise, n, moments, args.seed)
             dreamt[f"{name}, n = {n}"] = dream(denoise, n, begins, args.seed)

@@ -7,7 +7,6 @@ x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon, for t in 0..999.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -104,17 +103,15 @@ def sample(
     Returns:
         The frame, float32 (B, C, H, W) in [-1, 1]; nothing is quantised on the way, nor here.
     """
-    x, alpha_bars = start, alpha_bar().tolist()
-    for t, next_t in itertools.pairwise([*timesteps(num_steps), None]):
-        left = alpha_bars[t]
+    x, ts = start, timesteps(num_steps)
+    lefts = alpha_bar()[ts].tolist()
+    for t, left, next_left in zip(ts, lefts, [*lefts[1:], 1.0], strict=True):
         epsilon = predict(x, torch.full((len(x),), t, device=x.device))
         # As in DDPM's code the estimate is kept in the range of pixels: where t is high, it divides by almost 0.
         x_0 = ((x - (1 - left) ** 0.5 * epsilon) / left**0.5).clamp(-1, 1)
-        if next_t is None:
-            return x_0
-        next_left = alpha_bars[next_t]
-        alpha = left / next_left
-        mean = (next_left**0.5 * (1 - alpha) * x_0 + alpha**0.5 * (1 - next_left) * x) / (1 - left)
-        variance = (1 - alpha) * (1 - next_left) / (1 - left)
-        x = mean + variance**0.5 * draw_noise()
-    raise AssertionError("timesteps are never none")
+        if next_left < 1:
+            alpha = left / next_left
+            mean = (next_left**0.5 * (1 - alpha) * x_0 + alpha**0.5 * (1 - next_left) * x) / (1 - left)
+            variance = (1 - alpha) * (1 - next_left) / (1 - left)
+            x = mean + variance**0.5 * draw_noise()
+    return x_0
