@@ -225,7 +225,7 @@ class Evaluate:
     model_kwargs: dict[str, int | float] = field(default_factory=dict)
     """The model's own settings, e.g. --model-kwargs num_denoising_steps 1."""
     seed: int = 0
-    """Episode i draws from seed + i."""
+    """Of the worlds (episode i draws from seed + i) and of the policies."""
     device: str = "auto"
     """Where the dreams run, e.g. cpu or cuda."""
     precision: Precision = "auto"
@@ -243,6 +243,8 @@ class Evaluate:
 
             print(atari100k.write_report(self.results, self.out).text())
             return
+        if self.results is not None:
+            raise ValueError("--results is the folder of a suite's scores: name the suite, too (--suite atari100k).")
         from gym_dream.evaluation.report import text, write_report
         from gym_dream.evaluation.returns import compare, with_epsilons
 
@@ -301,11 +303,12 @@ class Fidelity:
     """Compile the networks: worth a minute's wait for many windows."""
 
     def __call__(self) -> None:
-        from gym_dream.evaluation.fidelity_report import text
+        from gym_dream.evaluation.fidelity_report import files, text
         from gym_dream.evaluation.open_loop import fidelity
 
-        print(text(fidelity(**vars(self))))
-        print(f"Wrote {self.out}: fidelity.json, fidelity.md, curves.png, contact_sheet.png, dreams.mp4.")
+        found = fidelity(**vars(self))
+        print(text(found))
+        print(f"Wrote {self.out}: {', '.join(files(found))}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

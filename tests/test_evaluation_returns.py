@@ -4,23 +4,26 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import tiny
 import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from gym_dream import cli
-from gym_dream.data import Contexts
+from gym_dream.configuration import to_json
+from gym_dream.data import Contexts, EpisodeStore
 from gym_dream.dynamics import ContextTensors
+from gym_dream.evaluation.kept import KeptEpisodes, digest
 from gym_dream.evaluation.play import DreamWorld, EpisodeResult, RealWorld, World, play
 from gym_dream.evaluation.report import text, write_report
-from gym_dream.evaluation.returns import Comparison, Settings, _Kept, compare, compare_in, family, with_epsilons
+from gym_dream.evaluation.returns import Comparison, Settings, compare, compare_in, family, with_epsilons
 from gym_dream.evaluation.statistics import agreement, estimate
 from gym_dream.noise import RowNoise
 from gym_dream.policy import EpsilonPolicy, PersistentPolicy, Policy, RandomPolicy
@@ -98,6 +101,13 @@ class Reader:
         return observations[:, 0, 0, 0].astype(np.int64) // 80, None
 
 
+class Faulty(Reader):
+    """Is not finished."""
+
+    def act(self, *args: Any) -> Any:
+        return self.memory  # type: ignore[attr-defined]
+
+
 class Wrong(Reader):
     """Does what the game does not know."""
 
@@ -118,6 +128,10 @@ def worlds(dynamics: ColoursDreamt, num_envs: int = 16) -> dict[str, tuple[World
     dream = DreamWorld(dynamics, starts(), num_envs, seed=0)
     real = RealWorld(Colours, starts().actions, num_envs, seed=0)
     return {"dream": (dream, SETTINGS.episodes), "real": (real, SETTINGS.real_episodes)}
+
+
+def keep(out: Path, resume: bool) -> KeptEpisodes:
+    return KeptEpisodes(out, to_json(SETTINGS), resume=resume)
 
 
 def compared(dynamics: ColoursDreamt) -> Comparison:
@@ -186,8 +200,10 @@ def test_the_number_of_games_at_a_time_does_not_change_the_figures_beyond_chance
 
 
 def test_a_policy_that_cannot_play_is_named_and_the_others_are_kept():
-    found = compare_in([Wrong("wrong"), RandomPolicy(4)], worlds(ColoursDreamt()), SPEC, SETTINGS)
+    policies = [Wrong("wrong"), Faulty("faulty"), RandomPolicy(4)]
+    found = compare_in(policies, worlds(ColoursDreamt()), SPEC, SETTINGS)
     assert [p.name for p in found.policies] == ["random"]
+    assert "AttributeError" in found.failed["faulty"]
     assert "Discrete(4)" in found.failed["wrong"]
     assert "wrong" in text(found)
 
@@ -252,7 +268,7 @@ def test_identical_seeds_give_an_identical_report(tmp_path):
 
 def test_a_resumed_comparison_plays_only_what_is_missing(tmp_path, monkeypatch):
     whole = compare_in(POLICIES, worlds(ColoursDreamt()), SPEC, SETTINGS)
-    compare_in(POLICIES[:2], worlds(ColoursDreamt()), SPEC, SETTINGS, kept=_Kept(tmp_path, SETTINGS, resume=False))
+    compare_in(POLICIES[:2], worlds(ColoursDreamt()), SPEC, SETTINGS, kept=keep(tmp_path, resume=False))
     played: list[str] = []
 
     def spy(world: World, policy: Policy, *args: Any) -> list[EpisodeResult]:
@@ -260,7 +276,7 @@ def test_a_resumed_comparison_plays_only_what_is_missing(tmp_path, monkeypatch):
         return play(world, policy, *args)
 
     monkeypatch.setattr("gym_dream.evaluation.returns.play", spy)
-    kept = _Kept(tmp_path, SETTINGS, resume=True)
+    kept = keep(tmp_path, resume=True)
     resumed = compare_in(POLICIES, worlds(ColoursDreamt()), SPEC, SETTINGS, kept=kept)
     assert set(played) == {policy.name for policy in POLICIES[2:]}
     assert resumed == whole
@@ -277,32 +293,68 @@ def test_an_interrupted_comparison_keeps_what_was_played(tmp_path):
             worlds(ColoursDreamt()),
             SPEC,
             SETTINGS,
-            kept=_Kept(tmp_path, SETTINGS, resume=False),
+            kept=keep(tmp_path, resume=False),
         )
-    kept = _Kept(tmp_path, SETTINGS, resume=True)
-    assert len(kept.read("random", "dream")) == len(kept.read("random", "real")) == 80
-    assert kept.read("reader", "dream") is None
+    kept = keep(tmp_path, resume=True)
+    assert len(kept.read("random", "dream", 80)) == len(kept.read("random", "real", 80)) == 80
+    assert kept.read("reader", "dream", 80) is None
 
 
 def test_a_folder_in_use_is_not_mixed_with_other_settings(tmp_path):
-    _Kept(tmp_path, SETTINGS, resume=False)
+    keep(tmp_path, resume=False)
     with pytest.raises(FileExistsError, match="--resume"):
-        _Kept(tmp_path, SETTINGS, resume=False)
+        keep(tmp_path, resume=False)
     with pytest.raises(ValueError, match="seed 0"):
-        _Kept(tmp_path, Settings(episodes=80, real_episodes=80, horizon=30, num_envs=16, seed=1), resume=True)
+        KeptEpisodes(tmp_path, to_json(replace(SETTINGS, seed=1)), resume=True)
+
+
+def test_too_few_played_episodes_are_not_taken_for_all(tmp_path):
+    kept = keep(tmp_path, resume=False)
+    kept.write("random", "dream", [EpisodeResult((), 3, True, None)] * 2)
+    assert len(kept.read("random", "dream", 2)) == 2
+    with pytest.raises(ValueError, match="holds 2 episodes, expected 3: remove it"):
+        kept.read("random", "dream", 3)
+
+
+def test_episodes_of_an_agent_that_has_changed_since_are_refused(tmp_path):
+    kept, agent = keep(tmp_path, resume=False), tmp_path / "agent.zip"
+    agent.write_bytes(b"one")
+    for policy in (f"sb3:{agent}", f"sb3:{agent}+epsilon=0.1"):
+        kept.write(policy, "dream", [])
+        assert kept.read(policy, "dream", 0) == []
+    agent.write_bytes(b"other")
+    for policy in (f"sb3:{agent}", f"sb3:{agent}+epsilon=0.1"):
+        with pytest.raises(ValueError, match="as it was then"):
+            kept.read(policy, "dream", 0)
+    other = tmp_path / "other.zip"
+    other.write_bytes(b"other")
+    assert digest([agent]) != digest([other]) != digest([agent, other])
+
+
+def test_a_full_disk_ends_the_comparison_and_blames_no_policy(tmp_path, monkeypatch):
+    kept = keep(tmp_path, resume=False)
+    monkeypatch.setattr("gym_dream.evaluation.kept.write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        compare_in([RandomPolicy(4)], worlds(ColoursDreamt()), SPEC, SETTINGS, kept=kept)
+
+
+def test_another_report_is_not_replaced(tmp_path):
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        keep(tmp_path, resume=False)
 
 
 @pytest.mark.parametrize("content", ['{"policy": "random"}', '{"policy": "random", "episodes": [{"length": 3}]}', "[]"])
 def test_a_file_of_played_episodes_that_is_none_is_named(tmp_path, content):
-    kept = _Kept(tmp_path, SETTINGS, resume=False)
+    kept = keep(tmp_path, resume=False)
     path = kept._path("random", "dream")
     path.write_text(content)
     with pytest.raises(ValueError, match=path.name.split("-")[0]):
-        kept.read("random", "dream")
+        kept.read("random", "dream", 80)
 
 
 def test_names_that_differ_only_in_signs_have_files_of_their_own(tmp_path):
-    kept = _Kept(tmp_path, SETTINGS, resume=False)
+    kept = keep(tmp_path, resume=False)
     assert kept._path("sb3:a/b.zip", "dream") != kept._path("sb3:a_b.zip", "dream")
 
 
@@ -323,12 +375,13 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
     assert 0.88 <= np.mean(covered) <= 0.99
     weighted = estimate([1.0, 0.0, math.nan], [3, 1, 5])
     assert weighted.mean == 0.75 and weighted.count == 2
+    assert str(estimate([3.0])) == "3.00 [-]"
     assert estimate([]).count == 0 and math.isnan(estimate([]).mean) and str(estimate([])) == "-"
 
 
 def test_families_and_copies_with_noise():
     assert family("scripted(noise=0.1,lag=2)+epsilon=0.3") == "scripted"
-    assert family("sb3:runs/ppo_a.zip+epsilon=0.1") == "ppo_a"
+    assert family("sb3:runs/ppo_(a).zip+epsilon=0.1") == "sb3:runs/ppo_(a).zip"
     assert with_epsilons(["random", "persistent(repeat=0.5)", "scripted", "scripted+epsilon=0.7"], [0, 0.5]) == [
         "random",
         "persistent(repeat=0.5)",
@@ -368,4 +421,11 @@ def test_unknown_ids_stores_and_policies_are_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="gym-dream collect"):
         compare(["random"], starts=str(tmp_path))
     with pytest.raises(ValueError, match="horizon"):
-        compare(["random"], horizon=0)
+        compare(["random"], Settings(), horizon=0)
+    assert cli.main(["evaluate", "--results", str(tmp_path)]) == 2
+
+
+def test_starts_of_another_game_are_refused(tmp_path: Path):
+    EpisodeStore(tmp_path).add(tiny.episode(0))
+    with pytest.raises(ValueError, match=r"another environment .* id 'Dot-v0'"):
+        compare(["random"], starts=str(tmp_path))

@@ -196,8 +196,10 @@ def play(
         actions, state = policy.act(state, observations, {})
         outcome = world.step(actions)
         observations = outcome.observations.copy()
-        if not np.isfinite(outcome.rewards[running]).all():
-            raise ValueError(f"Policy {policy.name}: a reward is not a number, in episode {number[running].tolist()}.")
+        paid = outcome.rewards if outcome.points is None else outcome.rewards + outcome.points
+        if not np.isfinite(paid[running]).all():
+            where = number[running & ~np.isfinite(paid)].tolist()
+            raise ValueError(f"Policy {policy.name}: a reward is not a number, in episode {where}.")
         steps += running
         for row in np.flatnonzero(running & (outcome.rewards != 0)).tolist():
             rewards[row].append((int(steps[row]), float(outcome.rewards[row])))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gym_dream.evaluation.returns import Comparison, PolicyFigures, WorldFigures
+from gym_dream.evaluation.returns import Comparison, PolicyFigures, Settings, WorldFigures
 from gym_dream.evaluation.statistics import Agreement
 from gym_dream.evaluation.tables import error_bars, json_figures, markdown
 from gym_dream.files import atomic_write, write_json
@@ -36,9 +36,9 @@ def text(comparison: Comparison) -> str:
     """Markdown: a row for each policy, then how dream and real agree."""
     settings = comparison.settings
     policies = [
-        ["policy", "return, dream", "return, real", "length, dream", "length, real", "score, real"],
+        ["policy", "return, dream", "return, real", "steps", "steps, real", "a step", "a step, real", "score, real"],
         *(
-            [p.name, str(p.dream.returns), str(p.real.returns), *_lengths(p.dream, p.real), _points(p.real)]
+            [p.name, str(p.dream.returns), str(p.real.returns), *_pace(p.dream, p.real), _points(p.real)]
             for p in sorted(comparison.policies, key=lambda p: p.real.returns.mean)
         ),
     ]
@@ -48,9 +48,10 @@ def text(comparison: Comparison) -> str:
         *([name, *_agreement(a)] for name, a in comparison.families.items()),
     ]
     parts = [
-        f"{settings.env}: {settings.episodes} episodes of each policy in the dream, {settings.real_episodes} in the "
-        f"game, of at most {settings.horizon} steps; seed {settings.seed}. Returns are sums of reward signs, with 95% "
-        "bootstrap intervals over episodes; the score is the game's own.",
+        f"{_dream(settings)}: {settings.episodes} episodes of each policy in the dream, {settings.real_episodes} in "
+        f"the game, of at most {settings.horizon} steps; seed {settings.seed}. Returns are sums of reward signs, with "
+        "95% bootstrap intervals over episodes. Steps are an episode's length; beside them the return a step. The score is "
+        "the game's own.",
         markdown(policies),
         "Agreement of dream and real returns over policies. Slope: real return a unit of dreamt return. Gap: mean of\n"
         "|dream - real|, in units of the best real return minus random play's.",
@@ -60,8 +61,15 @@ def text(comparison: Comparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _lengths(*worlds: WorldFigures) -> list[str]:
-    return [f"{world.length.mean:.0f}" for world in worlds]
+def _pace(*worlds: WorldFigures) -> list[str]:
+    """Lengths of episodes and rewards a step."""
+    return [*(f"{w.length.mean:.0f}" for w in worlds), *(f"{w.reward_rate:.3f}" for w in worlds)]
+
+
+def _dream(settings: Settings) -> str:
+    """Which dream was played, with what differs from its defaults."""
+    others = {"model": settings.model, "begun from": settings.starts, **(settings.model_kwargs or {})}
+    return ", ".join([settings.env, *(f"{name} {value}" for name, value in others.items() if value is not None)])
 
 
 def _points(world: WorldFigures) -> str:
@@ -88,8 +96,8 @@ def _draw(comparison: Comparison, path: Path) -> None:
     _draw_bars(figure.add_subplot(2, 1, 2), policies, colours)
     overall, settings = comparison.overall[comparison.settings.horizon], comparison.settings
     figure.suptitle(
-        f"{settings.env}, horizon {settings.horizon}: {overall.policies} policies, Spearman {overall.spearman:.2f}, "
-        f"Pearson {overall.pearson:.2f}"
+        f"{_dream(settings)}, horizon {settings.horizon}: {overall.policies} policies, "
+        f"Spearman {overall.spearman:.2f}, Pearson {overall.pearson:.2f}"
     )
     figure.savefig(path, format="png", dpi=90, metadata={"Software": None})
 
@@ -99,8 +107,9 @@ def _draw_scatter(axes: Axes, policies: list[PolicyFigures], colours: dict[str, 
         dream, real = zip(*((p.dream.returns, p.real.returns) for p in policies if p.family == name), strict=True)
         x, y = ([e.mean for e in world] for world in (dream, real))
         axes.errorbar(x, y, xerr=error_bars(dream), yerr=error_bars(real), fmt="o", color=colour, label=name)
-    edge = max(max(p.dream.returns.high, p.real.returns.high) for p in policies)
-    axes.plot([0, edge], [0, edge], color="grey", linestyle=":", label="dream = real")
+    means = [e.mean for p in policies for e in (p.dream.returns, p.real.returns)]
+    ends = [min(0.0, *means), max(0.0, *means)]
+    axes.plot(ends, ends, color="grey", linestyle=":", label="dream = real")
     axes.set(xlabel="return in the dream", ylabel="return in the real game")
     axes.legend(fontsize="small")
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.error import Error as GymnasiumError
 from tqdm import tqdm
 
 from gym_dream.configuration import to_json
 from gym_dream.data.contexts import Contexts, start_contexts
 from gym_dream.data.store import EpisodeStore
 from gym_dream.dynamics import DreamModel
+from gym_dream.evaluation.kept import KeptEpisodes, digest
 from gym_dream.evaluation.play import DreamWorld, EpisodeResult, World, play, real_world
 from gym_dream.evaluation.statistics import Agreement, Estimate, agreement, estimate
-from gym_dream.files import read_json, write_json
 from gym_dream.policy import Policy, load_policy
 from gym_dream.settings import open_model
+from gym_dream.world_model import resolve
 
 HORIZONS = (15, 50, 200, 1000)
 WORLDS = ("dream", "real")
@@ -45,7 +45,8 @@ class Settings:
     num_envs: int = 8
     """Games at a time. Fewer than episodes, so that where one ends early the next takes its place in the batch."""
     seed: int = 0
-    """Episode i draws from seed + i, in either world."""
+    """Of the worlds, where episode i draws from seed + i, and of the policies, whose random numbers run on from episode
+    to episode."""
     starts: str | None = None
     """A store of games held out from training, whose openings the dreams begin from; None: the model's own."""
     device: str = "auto"
@@ -127,33 +128,44 @@ def compare(
         env: the id of the dream, or all settings at once.
         world_model: dreams in place of the one that the settings name.
         out: a folder that keeps every policy's episodes as soon as they are played; None keeps nothing.
-        resume: take from ``out`` what was played there with the same settings.
+        resume: take from ``out`` what was played there with the same settings and the same files of model, starts and
+            policies (a ``world_model`` or policy that is handed in as an object is not compared).
         progress: show a progress bar.
         **settings: fields of `Settings`.
 
     Raises:
         FileExistsError: ``out`` holds played episodes already, and ``resume`` is not set.
         FileNotFoundError: no such model or store.
-        ValueError: no policies, one given twice, settings that cannot be, or that are not those of ``out``.
+        ImportError: the extra ``eval`` is not installed.
+        ValueError: no policies, one given twice, settings that cannot be, or that are not those of ``out``; starts of
+            another game.
     """
-    chosen = Settings(**{"env": env, **settings}) if isinstance(env, str) else env
-    model = open_model(chosen.model or _model_of(chosen.env)) if world_model is None else world_model
-    spec = model.config.env
-    if "game" not in spec:
-        raise ValueError("This world model's config names no game under 'env', so there is nothing to compare it with.")
+    chosen = Settings(**{"env": env, **settings}) if isinstance(env, str) else replace(env, **settings)
     names = [policy if isinstance(policy, str) else policy.name for policy in policies]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"Expected at least one policy and none twice, got {', '.join(names) or 'none'}.")
-    starts = model.starts if chosen.starts is None else _starts(Path(chosen.starts), model)
+    if missing := [module for module in ("scipy", "matplotlib") if find_spec(module) is None]:
+        raise ImportError(f"Comparing needs {' and '.join(missing)}: pip install 'gym-dream[eval]'.")
+    contents: list[Path] = []  # of the files that fix the figures
+    if world_model is None:
+        folder = resolve(chosen.model or _model_of(chosen.env))
+        contents += [*folder.glob("*.safetensors"), folder / "config.json"]
+    model = open_model(folder) if world_model is None else world_model
+    spec = model.config.env
+    if "game" not in spec:
+        raise ValueError("This world model's config names no game under 'env', so there is nothing to compare it with.")
+    starts = model.starts
+    if chosen.starts is not None:
+        store = EpisodeStore(chosen.starts)
+        starts = _starts(store, spec, starts.length)
+        contents += store.paths
+    kept = None if out is None else KeptEpisodes(out, to_json(chosen) | {"digest": digest(contents)}, resume=resume)
     num_envs = min(chosen.num_envs, max(chosen.episodes, chosen.real_episodes))
     dynamics = model.dynamics(device=chosen.device, precision=chosen.precision, **(chosen.model_kwargs or {}))
+    dream = DreamWorld(dynamics, starts, min(num_envs, chosen.episodes), chosen.seed)
     real = real_world(spec, starts, num_envs, chosen.seed)
-    worlds: dict[str, tuple[World, int]] = {
-        "dream": (DreamWorld(dynamics, starts, min(num_envs, chosen.episodes), chosen.seed), chosen.episodes),
-        "real": (real, chosen.real_episodes),
-    }
-    kept = None if out is None else _Kept(out, chosen, resume)
     try:
+        worlds = {"dream": (dream, chosen.episodes), "real": (real, chosen.real_episodes)}
         return compare_in(policies, worlds, spec, chosen, kept=kept, progress=progress)
     finally:
         real.close()
@@ -165,7 +177,7 @@ def compare_in(
     spec: Mapping[str, Any],
     settings: Settings,
     *,
-    kept: _Kept | None = None,
+    kept: KeptEpisodes | None = None,
     progress: bool = False,
 ) -> Comparison:
     """`compare` in worlds of your own: by name ("dream" and "real") each world and the number of episodes in it."""
@@ -175,20 +187,22 @@ def compare_in(
         for given in policies:
             name = given if isinstance(given, str) else given.name
             bar.set_postfix_str(name)
-            try:
-                policy = load_policy(given, spec) if isinstance(given, str) else given
-                played = {}
-                for world, (where, episodes) in worlds.items():
-                    results = None if kept is None else kept.read(name, world)
-                    if results is None:
+            played = {}
+            for world, (where, episodes) in worlds.items():
+                results = None if kept is None else kept.read(name, world, episodes)
+                if results is None:
+                    try:
+                        policy = load_policy(given, spec) if isinstance(given, str) else given
                         results = play(where, policy, episodes, settings.horizon, settings.seed, bar.update)
-                        if kept is not None:
-                            kept.write(name, world, results)
-                    else:
-                        bar.update(episodes)
-                    played[world] = results
-            except (ValueError, OSError, ImportError, GymnasiumError) as error:
-                failed[name] = str(error)
+                    except Exception as error:  # whatever is wrong with one policy, the others are played
+                        failed[name] = f"{type(error).__name__}: {error}"
+                        break
+                    if kept is not None:
+                        kept.write(name, world, results)
+                else:
+                    bar.update(episodes)
+                played[world] = results
+            if name in failed:
                 continue
             dream, real = (_figures(played[world], settings.horizons) for world in WORLDS)
             figures.append(PolicyFigures(name, family(name), dream, real))
@@ -218,8 +232,8 @@ def summarise(settings: Settings, figures: Sequence[PolicyFigures], failed: Mapp
 
 def family(name: str) -> str:
     """What kind of policy a specification names, whatever its settings: its name without noise and epsilon."""
-    base = re.sub(r"\(.*?\)", "", name.partition("+epsilon=")[0])
-    return Path(base).stem if base.startswith("sb3:") else base
+    base = name.partition("+epsilon=")[0]
+    return base if base.startswith("sb3:") else re.sub(r"\(.*?\)", "", base)
 
 
 def with_epsilons(policies: Sequence[str], epsilons: Sequence[float]) -> list[str]:
@@ -253,45 +267,12 @@ def _model_of(env: str) -> str:
     return model
 
 
-def _starts(folder: Path, model: DreamModel) -> Contexts:
-    return start_contexts(EpisodeStore(folder).load_all(), model.starts.length)
-
-
-class _Kept:
-    """The folder in which played episodes are kept, one file for each policy and world."""
-
-    def __init__(self, out: Path, settings: Settings, resume: bool) -> None:
-        self._folder = out / "episodes"
-        path = self._folder / "settings.json"
-        wanted = to_json(settings)
-        if not path.exists():
-            write_json(path, wanted)
-            return
-        if not resume:
-            raise FileExistsError(f"{out} already holds an evaluation. Go on with it by --resume, or choose another.")
-        there = read_json(path)
-        if there != wanted:
-            other = [f"{name} {there.get(name)!r}" for name in wanted if there.get(name) != wanted[name]]
-            raise ValueError(f"{out} was begun with other settings ({', '.join(other)}): choose another folder.")
-
-    def read(self, policy: str, world: str) -> list[EpisodeResult] | None:
-        path = self._path(policy, world)
-        if not path.exists():
-            return None
-        try:
-            stored = read_json(path)
-            if stored["policy"] != policy:
-                raise ValueError(f"{path} holds the episodes of {stored['policy']}, not of {policy}: remove it.")
-            return [
-                EpisodeResult(**e | {"rewards": tuple((int(s), float(r)) for s, r in e["rewards"])})
-                for e in stored["episodes"]
-            ]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} does not hold played episodes: remove it, and they are played again.") from error
-
-    def write(self, policy: str, world: str, results: Sequence[EpisodeResult]) -> None:
-        write_json(self._path(policy, world), {"policy": policy, "episodes": [asdict(result) for result in results]})
-
-    def _path(self, policy: str, world: str) -> Path:
-        digest = hashlib.sha256(policy.encode()).hexdigest()[:8]  # names of files may differ in what is replaced here
-        return self._folder / f"{re.sub(r'[^A-Za-z0-9.=,+-]', '_', policy)}-{digest}-{world}.json"
+def _starts(store: EpisodeStore, spec: Mapping[str, Any], length: int) -> Contexts:
+    episodes = store.load_all()
+    there = store.env or {}
+    keys = ("id", "action_meanings", "frame_shape", "frame_skip")
+    if different := [f"{key} {there.get(key)!r}" for key in keys if there.get(key) != spec.get(key)]:
+        raise ValueError(
+            f"{store.folder} holds episodes of another environment than the model dreams of: {', '.join(different)}."
+        )
+    return start_contexts(episodes, length)

@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95% bootstrap interval; all NaN where nothing was measured."""
+    """A mean with its 95% bootstrap interval, NaN where nothing was measured, or (the interval) but one sample."""
 
     mean: float
     low: float
@@ -23,8 +23,11 @@ class Estimate:
     """Independent samples behind it (episodes)."""
 
     def __str__(self) -> str:
-        """E.g. ``"1.25 [0.90, 1.60]"``; a dash where nothing was measured."""
-        return "-" if math.isnan(self.mean) else f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        """E.g. ``"1.25 [0.90, 1.60]"``; dashes for what is not known."""
+        if math.isnan(self.mean):
+            return "-"
+        interval = "-" if math.isnan(self.low) else f"{self.low:.2f}, {self.high:.2f}"
+        return f"{self.mean:.2f} [{interval}]"
 
 
 def estimate(values: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray | None = None) -> Estimate:
@@ -40,6 +43,8 @@ def estimate(values: Sequence[float] | np.ndarray, weights: Sequence[float] | np
     x, w = x[counted], w[counted]
     if len(x) == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
+    if len(x) == 1:
+        return Estimate(float(x[0]), math.nan, math.nan, 1)
     draws = np.random.default_rng(0).integers(0, len(x), (RESAMPLES, len(x)))
     means = (x * w)[draws].sum(axis=1) / w[draws].sum(axis=1)
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

@@ -37,5 +37,5 @@ def json_figures(value: Any) -> Any:
 
 
 def error_bars(estimates: Sequence[Estimate]) -> np.ndarray:
-    """Lengths of matplotlib's error bars below and above the means, float (2, n)."""
-    return np.maximum(0, np.array([[e.mean - e.low, e.high - e.mean] for e in estimates]).T)
+    """Lengths of matplotlib's error bars below and above the means, float (2, n); 0 where the interval is not known."""
+    return np.nan_to_num(np.maximum(0, np.array([[e.mean - e.low, e.high - e.mean] for e in estimates]).T))
