@@ -290,6 +290,26 @@ def test_the_whole_benchmark_and_a_single_seed_can_be_drawn(tmp_path: Path, diam
         assert cv2.imread(str(tmp_path / f"{name}.png")).std() > 10
 
 
+@pytest.mark.parametrize("name", ["DreamerV3", PUBLISHED_SEEDS])
+def test_agents_called_as_published_ones_keep_their_figures(name: str) -> None:
+    page = pytest.importorskip("gym_dream.evaluation.atari100k_page")
+    made = report({"Pong": [-20.0, -19.0]}, name)
+    assert not made.is_diamond
+    rows = page._rows(made, "mean")
+    assert [row for row, _ in rows] == [name, PUBLISHED_SEEDS, *page.OTHERS]
+    assert rows[0][1] == made.aggregates["mean"] and rows[1][1] == made.diamond["mean"]
+    assert dict(rows[2:])["DreamerV3"].value == made.others["DreamerV3"]["mean"]
+    axes = page.Figure().add_subplot()
+    page._draw_profiles(axes, made)
+    assert [curve.get_label() for curve in axes.lines] == [name, PUBLISHED_SEEDS, "a human"]
+
+
+def test_diamonds_seeds_are_known_by_their_scores(diamond: atari100k.Report) -> None:
+    games = {name: game.scores for name, game in diamond.games.items()}
+    assert diamond.is_diamond and report(games, "a copy").is_diamond
+    assert not report(games | {"Pong": (1.0,)}, PUBLISHED_SEEDS).is_diamond
+
+
 def test_tables_are_aligned(diamond: atari100k.Report) -> None:
     assert markdown([["a", "b"], ["long", "1"]]) == "| a    |  b |\n| ---- | -: |\n| long |  1 |"
     tables = [block.splitlines() for block in diamond.text().split("\n\n") if block.startswith("|")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,21 +44,24 @@ def draw(report: Report, path: Path) -> None:
     figure.savefig(path, format="png", dpi=90, metadata={"Software": None})
 
 
-def _rows(report: Report, name: str) -> dict[str, Interval | None]:
-    """One figure of all; None where it is not known. As printed, where it can be had in no other way."""
-    rows: dict[str, Interval | None] = {report.name: report.aggregates[name]}
+def _rows(report: Report, name: str) -> list[tuple[str, Interval | None]]:
+    """One figure of all, own first; None where it is not known. As printed, where it can be had in no other way.
+
+    Pairs, since agents may be called as published ones are.
+    """
+    rows: list[tuple[str, Interval | None]] = [(report.name, report.aggregates[name])]
     if not report.is_diamond:
-        rows[PUBLISHED_SEEDS] = report.diamond[name]
+        rows.append((PUBLISHED_SEEDS, report.diamond[name]))
     for algorithm, figures in report.others.items():
         if algorithm not in OTHERS:  # DIAMOND: its seeds are shown
             continue
         value = figures.get(name, None if report.missing else report.published.printed[algorithm].get(name))
-        rows[algorithm] = None if value is None else Interval(value, None, None)
+        rows.append((algorithm, None if value is None else Interval(value, None, None)))
     return rows
 
 
-def _draw_aggregate(axes: Axes, rows: Mapping[str, Interval | None]) -> None:
-    for place, (name, figure) in enumerate(rows.items()):
+def _draw_aggregate(axes: Axes, rows: Sequence[tuple[str, Interval | None]]) -> None:
+    for place, (name, figure) in enumerate(rows):
         if figure is None:
             axes.text(0.02, place, "not published", transform=axes.get_yaxis_transform(), va="center", fontsize="small")
             continue
@@ -66,20 +69,18 @@ def _draw_aggregate(axes: Axes, rows: Mapping[str, Interval | None]) -> None:
         axes.barh(place, figure.value, color=colour)
         _draw_spreads(axes, {place: figure})
     axes.axvline(0, color="grey", linewidth=0.5)
-    axes.set_yticks(range(len(rows)), [_plain(name) for name in rows])
+    axes.set_yticks(range(len(rows)), [_plain(name) for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def _draw_profiles(axes: Axes, report: Report) -> None:
     references = report.published.games
-    seeds = {report.name: {name: game.scores for name, game in report.games.items()}}
+    seeds = [(report.name, {name: game.scores for name, game in report.games.items()})]
     if not report.is_diamond:
-        seeds[PUBLISHED_SEEDS] = {name: references[name].diamond_seeds for name in report.games}
-    runs = {
-        name: [references[game].normalise(values) for game, values in scores.items()] for name, scores in seeds.items()
-    }
-    thresholds = np.linspace(0, max(1.5, *(game.max() for games in runs.values() for game in games)), 161)
-    for (name, games), colour in zip(runs.items(), (OWN, DIAMOND), strict=False):
+        seeds.append((PUBLISHED_SEEDS, {name: references[name].diamond_seeds for name in report.games}))
+    runs = [(name, [references[game].normalise(values) for game, values in scores.items()]) for name, scores in seeds]
+    thresholds = np.linspace(0, max(1.5, *(game.max() for _, games in runs for game in games)), 161)
+    for (name, games), colour in zip(runs, (OWN, DIAMOND), strict=False):
         curve = intervals(games, lambda drawn: profile(drawn, thresholds), resamples=PROFILE_RESAMPLES)
         axes.step(thresholds, [point.value for point in curve], where="post", color=colour, label=_plain(name))
         lows, highs = ([getattr(p, end) for p in curve if getattr(p, end) is not None] for end in ("low", "high"))
