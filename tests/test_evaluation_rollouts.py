@@ -59,6 +59,22 @@ def test_the_first_windows_come_from_different_games() -> None:
     assert sorted(draw_windows(GAMES, LENGTH, 20, 6, seed=1).episode) == [0, 0, 1, 1, 3, 3]
 
 
+def test_windows_of_several_lengths_are_drawn_until_none_is_left() -> None:
+    windows = draw_windows(GAMES, LENGTH, (5, 20, 38), 1000, seed=0)
+    # Each life of n steps has n - 6 places for 2 + 5 steps.
+    assert len(windows) == 6 + 34 + 24 + 3 + 24 + 19
+    assert len({(e, s) for e, s in zip(windows.episode, windows.first_step, strict=True)}) == len(windows)
+    assert len(draw_windows(GAMES, LENGTH, (5, 20, 38), 107, seed=0)) == 107
+
+
+@pytest.mark.parametrize("games", [2, 3, 4])
+def test_every_game_gets_windows_of_every_length(games: int) -> None:
+    alike = [game(i, [33]) for i in range(games)]  # each has two windows of 30 steps, and many shorter ones
+    windows = draw_windows(alike, LENGTH, (1, 30), 2 * games, seed=0)
+    assert np.bincount(windows.episode).tolist() == [2] * games
+    assert set(windows.episode[windows.length == 30]) == set(range(games))
+
+
 def test_the_seed_fixes_the_windows() -> None:
     first, again, other = (draw_windows(GAMES, LENGTH, 20, 9, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.frames, again.frames)

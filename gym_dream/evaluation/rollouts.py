@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -83,7 +84,8 @@ def draw_windows(
     So the first windows come from different games, as far as there are as many. With a single number of steps, no
     ending interrupts a window (though one may lie at its last step). With several, the windows take turns: each is
     drawn among those that have at least so many steps, and then goes on to the largest number or to the ending that
-    comes before. So some reach the largest, and some end.
+    comes before. So some reach the largest, and some end. A number of steps for which nothing is left is passed over,
+    and each round of the games begins with the next number, so that no game always gets the same.
 
     Args:
         episodes: real games.
@@ -123,18 +125,19 @@ def draw_windows(
         rng.shuffle(game)
     order = rng.permutation(len(episodes)).tolist()
     drawn: list[tuple[int, int]] = []
-    going = True
-    while going:
-        going = False
+    for begin in itertools.count():
+        left = max((room for game in candidates for *_, room in game), default=0)
+        needs = [need for need in wanted if need <= left]
+        if not needs or len(drawn) == count:
+            break
+        turn = begin
         for episode in order:
-            if len(drawn) == count:
-                going = False
-                break
-            need = wanted[len(drawn) % len(wanted)]
-            place = next((i for i, (*_, room) in enumerate(candidates[episode]) if room >= need), None)
-            if place is not None:
+            place = next(
+                (i for i, (*_, room) in enumerate(candidates[episode]) if room >= needs[turn % len(needs)]), None
+            )
+            if place is not None and len(drawn) < count:
                 drawn.append(candidates[episode].pop(place)[:2])
-                going = True
+                turn += 1
     span, first = np.array(drawn).T
     segments = spans.gather(span, first, context_length + most)
     length = context_length
