@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,14 @@ def check_format(path: str | os.PathLike[str]) -> str:
     return suffix
 
 
-def write_video(path: str | os.PathLike[str], pictures: np.ndarray, fps: int = FPS) -> None:
+def write_video(path: str | os.PathLike[str], pictures: Iterable[np.ndarray], fps: int = FPS) -> None:
     """Write a GIF, which plays for ever, or an MP4 (H.264), by the ending of the file's name.
 
     A GIF has 256 colours a picture: every channel is rounded to multiples of 8, which also makes the file much smaller.
 
     Args:
         path: the file, replaced if it is there.
-        pictures: uint8 (T, H, W, 3).
+        pictures: at least one, uint8 (H, W, 3) each, of one size. For an MP4 they are taken one by one.
         fps: pictures a second.
 
     Raises:
@@ -107,11 +107,11 @@ def write_video(path: str | os.PathLike[str], pictures: np.ndarray, fps: int = F
     """
     import imageio.v3
 
-    settings: dict[str, Any] = {"fps": fps}
+    settings: dict[str, Any] = {"fps": fps, "is_batch": True}
     suffix = check_format(path)
     if suffix == ".gif":
         settings = {"duration": 10 * round(100 / fps), "loop": 0}  # milliseconds; the file counts in hundredths
-        pictures = GIF_LEVELS[pictures]
+        pictures = GIF_LEVELS[np.stack(list(pictures))]
     encoded = imageio.v3.imwrite("<bytes>", pictures, extension=suffix, **settings)
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded)

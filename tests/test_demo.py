@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,6 +116,23 @@ def test_a_video_that_cannot_be_written_leaves_the_old_file(tmp_path: Path, monk
         write_video(path, np.zeros((1, 4, 4, 3), np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["demo.gif"]
     assert path.read_bytes() == b"old"
+
+
+def test_pictures_of_a_film_are_not_kept(tmp_path: Path) -> None:
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for shade in range(0, 200, 20):
+            assert all(earlier() is None for earlier in made[:-1])
+            picture = np.full((32, 48, 3), shade, np.uint8)
+            made.append(weakref.ref(picture))
+            yield picture
+
+    write_video(tmp_path / "a.mp4", pictures())
+    film = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    shown = [film.read()[1].mean() for _ in made]
+    assert len(shown) == 10 and not film.read()[0]
+    np.testing.assert_allclose(shown, range(0, 200, 20), atol=5)
 
 
 def test_a_panel_shows_its_frame_enlarged_and_marked() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +42,7 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
 
 
 def figures(windows: Windows, forecast: Forecast, k: str = "1-40") -> dict[str, float]:
-    found = series(windows, forecast, details_of({"game": "Breakout"}), STEPS)
+    found = series(windows, forecast, details_of({"game": "Breakout"}))
     return {name: at_steps(figure, windows.episode, STEPS)[k].mean for name, figure in found.items()}
 
 
@@ -134,7 +135,7 @@ def test_pieces_that_go_and_come_back() -> None:
     rewards[0, 2] = 1
     rewards[0, 3] = 1  # at the edge of the window: what it takes may go a step later, so it does not count
     frames[1, 1, 0, 1:, 0] = 0  # two gone at step 2, unpaid; back at step 3
-    found = series(windows, Forecast(frames, rewards, windows.terminated), PIECES, (2, 4))
+    found = series(windows, Forecast(frames, rewards, windows.terminated), PIECES)
     rows = {name: at_steps(found[name], windows.episode, (2, 4)) for name in found if name.startswith("stones")}
     assert rows["stones unlike the real ones"]["2"].mean == 1.5
     assert rows["stones that come back"]["4"].mean == pytest.approx(1000 * 2 / 3)  # 2 stones, 3 frames after step 2
@@ -151,33 +152,63 @@ def test_numbers_that_change_without_a_reward() -> None:
     frames, rewards = windows.frames.copy(), windows.rewards.copy()
     frames[0, :, 0, 0, 0] = (11, 0, 12, 13)  # 10, unreadable, 11, 12
     rewards[0, 2] = 1
-    found = series(windows, Forecast(frames, rewards, windows.terminated), NUMBER, (4,))
+    found = series(windows, Forecast(frames, rewards, windows.terminated), NUMBER)
     assert curve(found["count readable"]) == [1, 0, 1, 1]
     assert curve(found["count as in the game"]) == [1, 0, 0, 0]
     changes = found["count: changes without a reward"]
     assert at_steps(changes, windows.episode, (4,))["1-4"].mean == 0  # both are within a step of the reward
-    unpaid = series(windows, Forecast(frames, windows.rewards, windows.terminated), NUMBER, (4,))
+    unpaid = series(windows, Forecast(frames, windows.rewards, windows.terminated), NUMBER)
     assert at_steps(unpaid["count: changes without a reward"], windows.episode, (4,))["1-4"].mean == pytest.approx(
         2000 / 3
     )
+
+
+def test_a_number_that_could_not_be_read_for_a_while_was_paid_before() -> None:
+    windows = small([6, 6, 6], steps=6)
+    windows.contexts.frames[:, 0, 0, 0, 0] = 11
+    frames, rewards = windows.frames.copy(), windows.rewards.copy()
+    frames[0, :, 0, 0, 0] = (11, 0, 0, 0, 12, 12)  # paid at its second step, read anew at its fifth
+    frames[1, :, 0, 0, 0] = (11, 0, 12, 12, 12, 13)  # the first change was paid, the second was not
+    frames[2, :, 0, 0, 0] = (0, 0, 12, 12, 12, 12)  # a reward of the context may have paid for it
+    rewards[0, 1] = rewards[1, 1] = 1
+    found = series(windows, Forecast(frames, rewards, windows.terminated), NUMBER)
+    changes = at_steps(found["count: changes without a reward"], windows.episode, (5, 6))
+    assert changes["5"].mean == 0
+    assert changes["6"].mean == pytest.approx(1000 / 3)
+    unpaid = series(windows, Forecast(frames, windows.rewards, windows.terminated), NUMBER)
+    rows = at_steps(unpaid["count: changes without a reward"], windows.episode, (5, 6))
+    assert rows["5"].mean == pytest.approx(2000 / 12)
 
 
 def test_psnr_and_ssim_are_scikit_images() -> None:
     windows, rng = small([4, 2], side=16), np.random.default_rng(0)
     windows.frames[:] = rng.integers(0, 256, windows.frames.shape)
     frames = np.clip(windows.frames + rng.integers(-20, 21, windows.frames.shape), 0, 255).astype(np.uint8)
-    found = series(windows, Forecast(frames, windows.rewards, windows.terminated), Details(), (1, 3))
+    found = series(windows, Forecast(frames, windows.rewards, windows.terminated), Details())
     for name, function in (
         ("PSNR", lambda a, b: peak_signal_noise_ratio(a, b, data_range=255)),
         ("SSIM", lambda a, b: structural_similarity(a, b, channel_axis=2, data_range=255)),
     ):
-        first, third = (
-            [function(windows.frames[row, k], frames[row, k]) for row in rows] for k, rows in ((0, (0, 1)), (2, (0,)))
+        first, second, third = (
+            [function(windows.frames[row, k], frames[row, k]) for row in rows]
+            for k, rows in enumerate(((0, 1), (0, 1), (0,)))  # the second window has ended after two steps
         )
         means = curve(found[name])
-        assert means[0] == pytest.approx(np.mean(first), abs=1e-4)
-        assert means[2] == pytest.approx(np.mean(third), abs=1e-4)  # the second window has ended by then
-    assert math.isnan(curve(found["SSIM"])[1])
+        assert means[:3] == pytest.approx([np.mean(step) for step in (first, second, third)], abs=1e-4)
+        over_all = at_steps(found[name], windows.episode, (1, 3))["1-3"].mean  # those between the k, too
+        assert over_all == pytest.approx(np.mean([*first, *second, *third]), abs=1e-4)
+
+
+def test_frames_are_looked_at_window_by_window() -> None:
+    windows = small([1] * 16, steps=50, side=32)
+    forecast = Forecast(windows.frames, windows.rewards, windows.terminated)
+    tracemalloc.start()
+    try:
+        series(windows, forecast, PIECES)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < windows.frames.size  # a quarter of what all windows together take in floating point
 
 
 def test_windows_of_one_game_are_one_sample() -> None:

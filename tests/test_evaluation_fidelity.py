@@ -15,7 +15,7 @@ import torch
 from gym_dream.cli import main
 from gym_dream.data import EpisodeStore
 from gym_dream.evaluation.events import judge_dreams
-from gym_dream.evaluation.fidelity_report import as_json
+from gym_dream.evaluation.fidelity_report import PAUSE, _film, as_json, files, text, write_report
 from gym_dream.evaluation.open_loop import REAL, STATIC, _names, measure
 from gym_dream.evaluation.rollouts import draw_windows
 from gym_dream.world_model import WorldModel
@@ -55,6 +55,8 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     for words in ("half-life", "| a, n = 1", "| b, n = 2", STATIC, "| b, reward +1", "### ending: F1", "k = 9"):
         assert words in printed
     assert (tmp_path / "fidelity.md").read_text(encoding="utf-8") in printed
+    assert printed.startswith("4 windows of 5 held-out games")
+    assert "fidelity.json, fidelity.md, curves.png, contact_sheet.png, dreams.mp4." in printed
 
     report = json.loads((tmp_path / "fidelity.json").read_text(encoding="utf-8"))
     assert list(report["forecasts"]) == ["a, n = 1", "a, n = 2", "b, n = 1", "b, n = 2", STATIC, REAL]
@@ -72,6 +74,30 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) >= 12
     assert film.get(cv2.CAP_PROP_FRAME_WIDTH) > 5 * 64  # the game and four dreams
     film.release()
+
+
+def test_the_report_says_how_many_windows_there_were(folder: Path) -> None:
+    found = measure({"a": WorldModel.load(folder / "a" / "world_model")}, GAMES, windows=999, steps=(9,), device="cpu")
+    assert 0 < len(found.windows) < 999
+    assert text(found).startswith(f"{len(found.windows)} windows (there are no 999) of 5 held-out games")
+
+
+def test_a_film_shows_the_first_steps_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gym_dream.evaluation.fidelity_report.FILMED_STEPS", 2)
+    model = WorldModel.load(folder / "a" / "world_model")
+    found = measure({"a": model}, GAMES, windows=3, steps=(5,), device="cpu")
+    assert len(list(_film(found))) == 3 * (2 + PAUSE - 1)
+
+
+def test_frames_without_colour_have_neither_sheet_nor_film(folder: Path, tmp_path: Path) -> None:
+    model = WorldModel.load(folder / "a" / "world_model")
+    found = measure({"a": model}, GAMES, windows=2, steps=(1,), device="cpu")
+    grey = dataclasses.replace(found.windows, frames=found.windows.frames[..., :1])
+    for drift in (found, dataclasses.replace(found, windows=grey)):
+        out = tmp_path / str(len(files(drift)))
+        write_report(drift, out)
+        assert sorted(path.name for path in out.iterdir()) == sorted(files(drift))
+    assert files(drift) == ("fidelity.json", "fidelity.md", "curves.png")
 
 
 def test_the_same_seed_gives_the_same_file(folder: Path, tmp_path: Path) -> None:

@@ -59,14 +59,15 @@ class Series:
     of_itself: bool = False
 
 
-def series(windows: Windows, forecast: Forecast, details: Details, steps: Sequence[int]) -> dict[str, Series]:
+def series(windows: Windows, forecast: Forecast, details: Details) -> dict[str, Series]:
     """All figures of a forecast.
+
+    Frames are looked at window by window: in floating point, long windows together would not fit into memory.
 
     Args:
         windows: what really happened.
         forecast: of these windows.
         details: what to look for in the frames.
-        steps: the k at which to compute what is costly (SSIM).
 
     Returns:
         By the figure's name.
@@ -74,7 +75,7 @@ def series(windows: Windows, forecast: Forecast, details: Details, steps: Sequen
     inside = windows.inside
     figures = {
         "PSNR": _counted("dB", _by_frame(psnr, windows.frames, forecast.frames), inside),
-        "SSIM": _counted("", *_ssim(windows.frames, forecast.frames, inside, steps)),
+        "SSIM": _counted("", _ssim(windows.frames, forecast.frames, inside), inside),
     }
     for probe in details.objects:
         figures |= _object_series(probe, windows, forecast)
@@ -236,35 +237,28 @@ def _counted(
 
 
 def _by_frame(function: Callable[..., np.ndarray], *frames: np.ndarray) -> np.ndarray:
-    """What a function of frames (M, …) says of frames (N, K, …): (N, K, …)."""
-    count, steps = frames[0].shape[:2]
-    said = function(*(array.reshape(count * steps, *array.shape[2:]) for array in frames))
-    return said.reshape(count, steps, *said.shape[1:])
+    """What a function of frames (K, …) says of the frames (N, K, …) of each window: (N, K, …)."""
+    return np.stack([function(*window) for window in zip(*frames, strict=True)])
 
 
-def _ssim(
-    real: np.ndarray, dreamt: np.ndarray, inside: np.ndarray, steps: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Structural similarity at some steps, float (N, K), and where it was computed, bool (N, K)."""
+def _ssim(real: np.ndarray, dreamt: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Structural similarity, float (N, K); 0 beyond a window's length."""
     from skimage.metrics import structural_similarity
 
-    values, computed = np.zeros(inside.shape), np.zeros_like(inside)
-    for k in steps:
-        for row in np.flatnonzero(inside[:, k - 1]):
-            pair = real[row, k - 1], dreamt[row, k - 1]
-            values[row, k - 1] = structural_similarity(*pair, win_size=SSIM_WINDOW, channel_axis=2, data_range=255)
-            computed[row, k - 1] = True
-    return values, computed
+    values = np.zeros(inside.shape)
+    for place in zip(*np.nonzero(inside), strict=True):
+        pair = real[place], dreamt[place]
+        values[place] = structural_similarity(*pair, win_size=SSIM_WINDOW, channel_axis=2, data_range=255)
+    return values
 
 
 def _object_series(probe: Probe, windows: Windows, forecast: Forecast) -> dict[str, Series]:
-    flat = (array.reshape(-1, *array.shape[2:]) for array in (windows.frames, forecast.frames))
-    seen = sightings(probe, *flat)
-    shape = windows.inside.shape
-    expected = seen.expected.reshape(shape) & windows.inside
-    figures = {f"{probe.name} within {NEAR:g} px": _counted("share", seen.near.reshape(shape), expected)}
+    seen = [sightings(probe, *window) for window in zip(windows.frames, forecast.frames, strict=True)]
+    expected = np.stack([window.expected for window in seen]) & windows.inside
+    near, shown = np.stack([window.near for window in seen]), np.stack([window.shown for window in seen])
+    figures = {f"{probe.name} within {NEAR:g} px": _counted("share", near, expected)}
     if probe.comes_and_goes:
-        figures = {f"{probe.name} present": _counted("share", seen.shown.reshape(shape), expected)} | figures
+        figures = {f"{probe.name} present": _counted("share", shown, expected)} | figures
     return figures
 
 
@@ -286,19 +280,23 @@ def _number_series(number: Number, windows: Windows, forecast: Forecast) -> dict
     inside, name = windows.inside, number.name
     there, here = (_by_frame(number.read, frames) for frames in (windows.frames, forecast.frames))
     last = number.read(windows.contexts.frames[:, -1])
-    changes = np.zeros_like(inside)
+    pay = _around((forecast.rewards != 0) & inside)
+    unpaid = np.zeros_like(inside)
+    # Rewarded since the number was last read? At first it may have been, by a reward of the context.
+    paid = np.ones(len(inside), np.bool_)
     for step in range(inside.shape[1]):  # an unreadable number may be the old or the new one: wait until it can be read
         known = (here[:, step] >= 0) & inside[:, step]
-        changes[:, step] = known & (last >= 0) & (here[:, step] != last)
+        paid |= pay[:, step]
+        unpaid[:, step] = known & (last >= 0) & (here[:, step] != last) & ~paid
         last = np.where(known, here[:, step], last)
-    paid = (forecast.rewards != 0) & inside
+        paid &= ~known
     later = inside.copy()
-    later[:, 0] = False  # a change at the first step may belong to a reward of the context
+    later[:, 0] = False  # where no change counts
     return {
         f"{name} readable": _counted("share", here >= 0, inside, of_itself=True),
         f"{name} as in the game": _counted("share", here == there, inside & (there >= 0)),
         f"{name}: changes without a reward": _counted(
-            "per 1,000 frames", 1000 * (changes & ~_around(paid)), later, pooled=True, of_itself=True
+            "per 1,000 frames", 1000 * unpaid, later, pooled=True, of_itself=True
         ),
     }
 

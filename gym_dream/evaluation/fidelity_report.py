@@ -20,11 +20,19 @@ COLUMNS = 8
 """Windows in the contact sheet."""
 FILMED = 4
 """Windows in the film, the longest."""
+FILMED_STEPS = 150
+"""Of each of these, the first: the film lasts three quarters of a minute at most."""
 PAUSE = 8  # pictures that the film stands still after a window
 
 
+def files(drift: Drift) -> tuple[str, ...]:
+    """The names of the files that `write_report` writes: a sheet and a film of colour frames only."""
+    pictures = ("contact_sheet.png", "dreams.mp4") if drift.windows.frames.shape[-1] == 3 else ()
+    return ("fidelity.json", "fidelity.md", "curves.png", *pictures)
+
+
 def write_report(drift: Drift, out: Path) -> None:
-    """Write ``fidelity.json``, ``fidelity.md`` and ``curves.png``; of colour frames also a sheet and a film.
+    """Write the figures as JSON, tables and curves; of colour frames also a contact sheet and a film. See `files`.
 
     The JSON is the same for the same measurement.
 
@@ -40,13 +48,13 @@ def write_report(drift: Drift, out: Path) -> None:
         temporary.write_text(text(drift), encoding="utf-8")
     with atomic_write(out / "curves.png") as temporary:
         _draw(drift, temporary)
-    if drift.windows.frames.shape[-1] != 3:
+    if "dreams.mp4" not in files(drift):
         return
     some = drift.windows[:COLUMNS]
     dreams = {name: forecast.frames[:COLUMNS] for name, forecast in drift.dreams.items()}
     with atomic_write(out / "contact_sheet.png") as temporary:
         temporary.write_bytes(png(contact_sheet(some, dreams, drift.steps)))
-    write_video(out / "dreams.mp4", np.stack(list(_film(drift))))
+    write_video(out / "dreams.mp4", _film(drift))
 
 
 def as_json(drift: Drift) -> dict[str, Any]:
@@ -74,8 +82,9 @@ def text(drift: Drift) -> str:
     for row, label in enumerate(("windows", "games")):
         reach.append([label, *(str(count[row]) for count in drift.reach.values())])
     data, settings = drift.data, drift.settings
+    fewer = f" (there are no {settings['windows']})" if len(drift.windows) < settings["windows"] else ""
     parts = [
-        f"{settings['windows']} windows of {data['games']} held-out games ({data['steps']:,} steps), seed "
+        f"{len(drift.windows)} windows{fewer} of {data['games']} held-out games ({data['steps']:,} steps), seed "
         f"{settings['seed']}. Means with 95% bootstrap intervals over games. An ending interrupts a window, so fewer "
         "reach a larger k:",
         markdown(reach),
@@ -162,10 +171,13 @@ def _draw(drift: Drift, path: Path) -> None:
 
 
 def _film(drift: Drift) -> Iterator[np.ndarray]:
-    """Pictures of the longest windows one after the other: the real game on the left, the dreams right of it."""
+    """Pictures of the longest windows one after the other: the real game on the left, the dreams right of it.
+
+    Of each only the first `FILMED_STEPS`.
+    """
     windows = drift.windows
     for row in np.argsort(-windows.length, kind="stable")[:FILMED].tolist():
-        last = int(windows.length[row])
+        last = min(int(windows.length[row]), FILMED_STEPS)
         for step in range(last):
             forecasts = {"Real game": (windows.frames, windows.rewards, windows.terminated)}
             forecasts |= {name: (dream.frames, dream.rewards, dream.ends) for name, dream in drift.dreams.items()}

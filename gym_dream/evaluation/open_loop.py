@@ -244,9 +244,7 @@ def measure(
         reach={k: (len(games), len(set(games.tolist()))) for k, games in lasting.items()},
         validation=validate(details, episodes),
         real_frames=real_frames,
-        forecasts={
-            name: _figures(series(drawn, forecast, details, ks), drawn, ks) for name, forecast in forecasts.items()
-        },
+        forecasts={name: _figures(series(drawn, forecast, details), drawn, ks) for name, forecast in forecasts.items()},
         windows=drawn,
         dreams=dreams,
     )
