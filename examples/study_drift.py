@@ -11,6 +11,7 @@ real moments of held-out games, under the actions that were really taken. It wri
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,7 +32,9 @@ from gym_dream.evaluation.rollouts import Windows, draw_windows, repeat_last_fra
 from gym_dream.evaluation.sheet import png
 from gym_dream.evaluation.statistics import Estimate, estimate
 from gym_dream.evaluation.strips import strips
-from gym_dream.files import write_json
+from gym_dream.evaluation.tables import json_figures, markdown
+from gym_dream.files import atomic_write, write_json
+from gym_dream.games import find_game
 from gym_dream.models import ddpm
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig
 from gym_dream.models.frame_dynamics import FrameDynamics, NextFrame
@@ -91,7 +94,11 @@ def load_games(args: Args) -> tuple[list[Episode], list[Episode]]:
     folder = args.data
     if folder is None:
         folder = args.out / "data"
-        missing = args.record_steps - EpisodeStore(folder).num_steps
+        store = EpisodeStore(folder)
+        there, asked = (store.env or {}).get("game"), find_game(args.game).name
+        if there not in (None, asked):
+            raise ValueError(f"{folder} holds games of {there}, not of {asked}: choose another --out, or give --data.")
+        missing = args.record_steps - store.num_steps
         if missing > 0:
             player = "scripted(noise=0.03)" if args.game == "Breakout" else "random"
             policy = load_policy(player, real.env_spec(args.game), source="ram")
@@ -108,6 +115,12 @@ def reduce(game: Episode, side: int) -> Episode:
         return game
     frames = [cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA) for frame in game.frames]
     return replace(game, frames=np.stack(frames))
+
+
+def digest(games: list[Episode]) -> str:
+    """Tells sets of games apart by where they come from (environment, seeds, policies) and how long they are."""
+    headers = [[asdict(game.info), len(game)] for game in games]
+    return hashlib.sha256(json.dumps(headers, sort_keys=True).encode()).hexdigest()
 
 
 def network_config(args: Args, game: Episode) -> DenoiserConfig:
@@ -136,8 +149,10 @@ def fit(args: Args, games: list[Episode], config: DenoiserConfig, name: Literal[
             "training": asdict(training),
             "updates": args.updates,
             "seed": args.seed,
+            "game": games[0].info.env.get("game"),
             "games": len(games),
             "steps": sum(map(len, games)),
+            "games_sha256": digest(games),
             "frame_size": args.frame_size,
         }
     )
@@ -259,16 +274,16 @@ def table(figures: dict[str, list[Row]]) -> str:
         "nearest": "Distance from the nearest of many real frames (grey levels, root mean square)",
         "motion": "Change from frame to frame (grey levels)",
     }
-    lines = []
+    parts = []
     stretches = [f"{row.first}-{row.last}" if row.first < row.last else f"{row.last}" for row in figures["real"]]
     for measure_name, title in titles.items():
-        lines += [f"{title}:", "", f"| steps | {' | '.join(stretches)} |", "|---" * (len(stretches) + 1) + "|"]
-        for forecast, rows in figures.items():
-            if forecast == "real" and measure_name in ("error", "psnr"):
-                continue
-            lines.append(f"| {forecast} | {' | '.join(str(getattr(row, measure_name)) for row in rows)} |")
-        lines.append("")
-    return "\n".join(lines)
+        lines = [
+            [forecast, *(str(getattr(row, measure_name)) for row in rows)]
+            for forecast, rows in figures.items()
+            if forecast != "real" or measure_name not in ("error", "psnr")
+        ]
+        parts.append(f"{title}:\n\n{markdown([['steps', *stretches], *lines])}\n")
+    return "\n".join(parts)
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -319,10 +334,12 @@ def write(
         for game, step in zip(windows.episode, windows.first_step, strict=True)
     ]
     rows = {name: [asdict(row) for row in stretch] for name, stretch in figures.items()}
-    write_json(args.out / "drift.json", {"settings": settings, "moments": moments, "figures": rows})
-    (args.out / "drift.md").write_text(table(figures), encoding="utf-8")
+    write_json(args.out / "drift.json", json_figures({"settings": settings, "moments": moments, "figures": rows}))
+    with atomic_write(args.out / "drift.md") as temporary:
+        temporary.write_text(table(figures), encoding="utf-8")
     films, scale = {name: frames[0] for name, frames in pictures.items()}, max(1, 96 // args.frame_size)
-    (args.out / "drift.png").write_bytes(png(strips(films, [f"k = {k}" for k in shown], scale=scale)))
+    with atomic_write(args.out / "drift.png") as temporary:
+        temporary.write_bytes(png(strips(films, [f"k = {k}" for k in shown], scale=scale)))
 
 
 if __name__ == "__main__":

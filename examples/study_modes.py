@@ -29,7 +29,8 @@ from gym_dream.evaluation.rollouts import Windows, draw_windows, replay
 from gym_dream.evaluation.sheet import png
 from gym_dream.evaluation.statistics import Estimate, estimate
 from gym_dream.evaluation.strips import strips
-from gym_dream.files import write_json
+from gym_dream.evaluation.tables import json_figures, markdown
+from gym_dream.files import atomic_write, write_json
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig, quantise, to_uint8, to_unit
 from gym_dream.models.frame_dynamics import FrameDynamics
 from gym_dream.models.sampler import SamplerConfig, sample
@@ -242,24 +243,16 @@ def undecided(frames: np.ndarray) -> np.ndarray:
     return (place > 0) & (place < len(PLACES) - 1)
 
 
-def plain(value: Any) -> Any:
-    """For JSON, which has no NaN."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
 def table(next_frames: dict[str, NextFrames], dreams: dict[str, dict[str, Estimate]]) -> str:
     """Markdown: what the next frame shows, and how many frames of a dream show one square."""
-    lines = ["| next frame | one square | both, half bright | other | left, of one | brighter place | dimmer place |"]
-    lines.append("|---" * 7 + "|")
+    above = [
+        ["next frame", "one square", "both, half bright", "other", "left, of one", "brighter place", "dimmer place"]
+    ]
     for name, row in next_frames.items():
-        cells = (row.one, row.both, row.other, row.left, row.brighter, row.dimmer)
-        lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
-    lines += ["", f"| frames with one square | {' | '.join(f'k = {k}' for k in next(iter(dreams.values())))} |"]
-    lines.append("|---" * (1 + len(next(iter(dreams.values())))) + "|")
-    lines += [f"| {name} | {' | '.join(map(str, shares.values()))} |" for name, shares in dreams.items()]
-    return "\n".join(lines) + "\n"
+        above.append([name, *map(str, (row.one, row.both, row.other, row.left, row.brighter, row.dimmer))])
+    below = [["frames with one square", *(f"k = {k}" for k in next(iter(dreams.values())))]]
+    below += [[name, *map(str, shares.values())] for name, shares in dreams.items()]
+    return f"{markdown(above)}\n\n{markdown(below)}\n"
 
 
 def main(args: Args) -> None:
@@ -284,12 +277,14 @@ def main(args: Args) -> None:
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(args).items()}
     figures = {
         "settings": settings,
-        "next_frames": {name: plain(asdict(row)) for name, row in next_frames.items()},
-        "dreams": {name: plain({k: asdict(share) for k, share in row.items()}) for name, row in dreams.items()},
+        "next_frames": {name: asdict(row) for name, row in next_frames.items()},
+        "dreams": {name: {k: asdict(share) for k, share in row.items()} for name, row in dreams.items()},
     }
-    write_json(args.out / "modes.json", figures)
-    (args.out / "modes.md").write_text(table(next_frames, dreams), encoding="utf-8")
-    (args.out / "modes.png").write_bytes(png(picture(moments, drawn, begins, dreamt)))
+    write_json(args.out / "modes.json", json_figures(figures))
+    with atomic_write(args.out / "modes.md") as temporary:
+        temporary.write_text(table(next_frames, dreams), encoding="utf-8")
+    with atomic_write(args.out / "modes.png") as temporary:
+        temporary.write_bytes(png(picture(moments, drawn, begins, dreamt)))
     print(f"\n{table(next_frames, dreams)}\nSaved {args.out}/modes.json, modes.md and modes.png.")
 
 

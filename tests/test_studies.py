@@ -308,6 +308,12 @@ def test_study_drift_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     drift.main(args)
     assert json.loads((args.out / "drift.json").read_text()) == report
     assert len(trained) == 2 and trained == {path: path.stat().st_mtime_ns for path in trained}
+    # As many other games are other data.
+    others = EpisodeStore(tmp_path / "others")
+    for i in range(5):
+        others.add(tiny.episode(5 + i))
+    with pytest.raises(ValueError, match="trained with other settings"):
+        drift.main(dataclasses.replace(args, data=others.folder))
 
 
 def test_study_drift_records_games_if_it_is_given_none(tmp_path: Path) -> None:
@@ -315,6 +321,12 @@ def test_study_drift_records_games_if_it_is_given_none(tmp_path: Path) -> None:
     games, _ = drift.load_games(args)
     assert sum(map(len, games)) == 150 and games[0].info.env["game"] == "Breakout"
     assert sum(map(len, drift.load_games(args)[0])) == 150  # they are there now
+
+
+def test_study_drift_does_not_take_the_games_of_another_game(tmp_path: Path) -> None:
+    EpisodeStore(tmp_path / "data").add(tiny.episode(0))
+    with pytest.raises(ValueError, match="holds games of Dot, not of Breakout"):
+        drift.load_games(drift.Args(out=tmp_path, game="breakout", record_steps=10))
 
 
 def test_study_modes_runs(tmp_path: Path) -> None:
