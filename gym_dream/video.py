@@ -109,10 +109,11 @@ def write_video(path: str | os.PathLike[str], pictures: Iterable[np.ndarray], fp
 
     settings: dict[str, Any] = {"fps": fps, "is_batch": True}
     suffix = check_format(path)
+    images: Any = pictures  # imageio's types know arrays only
     if suffix == ".gif":
         settings = {"duration": 10 * round(100 / fps), "loop": 0}  # milliseconds; the file counts in hundredths
-        pictures = GIF_LEVELS[np.stack(list(pictures))]
-    encoded = imageio.v3.imwrite("<bytes>", pictures, extension=suffix, **settings)
+        images = GIF_LEVELS[np.stack(list(pictures))]
+    encoded = imageio.v3.imwrite("<bytes>", images, extension=suffix, **settings)
     with atomic_write(path) as temporary:
         temporary.write_bytes(encoded)
 
