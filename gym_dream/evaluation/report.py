@@ -50,8 +50,8 @@ def text(comparison: Comparison) -> str:
     parts = [
         f"{_dream(settings)}: {settings.episodes} episodes of each policy in the dream, {settings.real_episodes} in "
         f"the game, of at most {settings.horizon} steps; seed {settings.seed}. Returns are sums of reward signs, with "
-        "95% bootstrap intervals over episodes. Steps are an episode's length; beside them the return a step. The score is "
-        "the game's own.",
+        "95% bootstrap intervals over episodes. Steps are an episode's length; beside them the return a step. The "
+        "score is the game's own.",
         markdown(policies),
         "Agreement of dream and real returns over policies. Slope: real return a unit of dreamt return. Gap: mean of\n"
         "|dream - real|, in units of the best real return minus random play's.",
@@ -91,9 +91,10 @@ def _draw(comparison: Comparison, path: Path) -> None:
     colours = {name: f"C{index % 10}" for index, name in enumerate(families)}
     figure = Figure(figsize=(13, 9), layout="constrained")
     FigureCanvasAgg(figure)
-    _draw_scatter(figure.add_subplot(2, 2, 1), policies, colours)
-    _draw_horizons(figure.add_subplot(2, 2, 2), _spread(policies, 5))
-    _draw_bars(figure.add_subplot(2, 1, 2), policies, colours)
+    grid = figure.add_gridspec(2, 2)
+    _draw_scatter(figure.add_subplot(grid[0, 0]), policies, colours)
+    _draw_horizons(figure.add_subplot(grid[0, 1]), _spread(policies, 5))
+    _draw_bars(figure.add_subplot(grid[1, :]), policies, colours)
     overall, settings = comparison.overall[comparison.settings.horizon], comparison.settings
     figure.suptitle(
         f"{_dream(settings)}, horizon {settings.horizon}: {overall.policies} policies, "
@@ -120,7 +121,10 @@ def _draw_horizons(axes: Axes, policies: list[PolicyFigures]) -> None:
             means = {horizon: e.mean for horizon, e in world.at_horizon.items()}
             label = policy.name if style == "-" else None
             axes.plot(list(means), list(means.values()), style, marker=".", color=f"C{index}", label=label)
+    horizons = list(policies[0].dream.at_horizon)
     axes.set(xlabel="steps of an episode that count", ylabel="return", xscale="log")
+    axes.set_xticks(horizons, [str(horizon) for horizon in horizons])
+    axes.minorticks_off()
     axes.set_title("dream (solid) and real (dashed)", fontsize="medium")
     axes.legend(fontsize="small")
 

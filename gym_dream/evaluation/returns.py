@@ -165,7 +165,7 @@ def compare(
     dream = DreamWorld(dynamics, starts, min(num_envs, chosen.episodes), chosen.seed)
     real = real_world(spec, starts, num_envs, chosen.seed)
     try:
-        worlds = {"dream": (dream, chosen.episodes), "real": (real, chosen.real_episodes)}
+        worlds: dict[str, tuple[World, int]] = {"dream": (dream, chosen.episodes), "real": (real, chosen.real_episodes)}
         return compare_in(policies, worlds, spec, chosen, kept=kept, progress=progress)
     finally:
         real.close()
