@@ -128,8 +128,8 @@ PRESETS = {
     "small": Preset(
         _small,
         TrainingConfig(
-            batch_size=12,
-            targets=3,
+            batch_size=9,
+            targets=4,
             learning_rate=8e-4,
             cooldown=0.3,
             sigma_loc=0.5,
@@ -137,7 +137,8 @@ PRESETS = {
             sigma_max=6.0,  # little beyond the 5 that sampling begins at
             average_decay=0.995,
             change_weight=60.0,
-            context_noise=0.15,
+            context_noise=0.08,
+            event_share=0.6,  # else four updates of five go to balls that fly straight and slowly, which it soon knows
             reward_batch_size=16,
             reward_interval=4,
         ),
