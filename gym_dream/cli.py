@@ -32,8 +32,8 @@ class Demo:
     model: str = "breakout"
     """The world model: one that ships (see `gym-dream list`), a folder, or hub:organisation/name[@revision]."""
     policy: str = "scripted(noise=0.1)"
-    """What plays in both: scripted or scripted(noise=0.1,lag=2), for Breakout only; random; or sb3:FILE.zip (unpickled:
-    trust it). Each may end in +epsilon=0.1 for a share of random actions."""
+    """What plays in both: scripted or scripted(noise=0.1,lag=2), for Breakout only; random; persistent(repeat=0.9),
+    random actions held for a while; or sb3:FILE.zip (unpickled: trust it). Each may end in +epsilon=0.1 for a share of random actions."""
     steps: int = 300
     """How many, in each world; 15 are a second of the game."""
     out: Path = Path("demo.gif")
@@ -97,8 +97,8 @@ class Collect:
     out: Path
     """The folder of episodes."""
     policy: str = "random"
-    """What plays: random; scripted or scripted(noise=0.1,lag=2), for Breakout only; or sb3:FILE.zip (unpickled: trust
-    it)."""
+    """What plays: random; persistent(repeat=0.9), random actions held for a while; scripted or
+    scripted(noise=0.1,lag=2), for Breakout only; or sb3:FILE.zip (unpickled: trust it)."""
     epsilon: tuple[float, ...] = (0.0,)
     """Probability of a random action at each step; several levels share the steps equally."""
     seed: int = 0

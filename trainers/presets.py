@@ -138,7 +138,7 @@ PRESETS = {
             average_decay=0.995,
             change_weight=60.0,
             context_noise=0.08,
-            event_share=0.6,  # else four updates of five go to balls that fly straight and slowly, which it soon knows
+            event_share=0.6,  # else most go to balls that fly straight and slowly, which it soon knows
             reward_batch_size=16,
             reward_interval=4,
         ),
