@@ -33,7 +33,8 @@ class Demo:
     """The world model: one that ships (see `gym-dream list`), a folder, or hub:organisation/name[@revision]."""
     policy: str = "scripted(noise=0.1)"
     """What plays in both: scripted or scripted(noise=0.1,lag=2), for Breakout only; random; persistent(repeat=0.9),
-    random actions held for a while; or sb3:FILE.zip (unpickled: trust it). Each may end in +epsilon=0.1 for a share of random actions."""
+    random actions held for a while; or sb3:FILE.zip (unpickled: trust it). Each may end in +epsilon=0.1 for a share of
+    random actions."""
     steps: int = 300
     """How many, in each world; 15 are a second of the game."""
     out: Path = Path("demo.gif")
