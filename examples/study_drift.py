@@ -73,6 +73,8 @@ class Args:
     patch_size: int = 2
     """side of the pixel squares folded into channels before the network; these (12 for 2) must fit into the first
     level's width, or DDPM's network cannot pass on the noise that it sees"""
+    offset_noise: float = 0.3
+    """the part of training's noise that a channel's pixels share; the paper's is 0.3, sampling has none"""
     steps: int = 1000
     """of each dream"""
     windows: int = 4
@@ -133,6 +135,7 @@ def network_config(args: Args, game: Episode) -> DenoiserConfig:
         depths=(1,) * levels,
         channels=args.channels,
         attention=(False,) * levels,
+        sigma_offset_noise=args.offset_noise,
         quantisation="round",
         patch_size=args.patch_size,
     )
