@@ -21,11 +21,13 @@ from gym_dream.data import (
     start_contexts,
 )
 from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
+from gym_dream.models.one_step import Teacher, one_step_loss
 from gym_dream.models.reward_termination import (
     RewardTerminationLoss,
     RewardTerminationModel,
     reward_termination_loss,
 )
+from gym_dream.models.sampler import sample
 from gym_dream.world_model import WorldModel, WorldModelConfig
 
 from .checkpoint import NAME, load_checkpoint, save_checkpoint
@@ -47,6 +49,8 @@ class FitConfig:
     """Episodes of the store that the run uses, so that a store that grows does not change a resumed run."""
     held_out_fraction: float
     seed: int
+    teacher: str | None = None
+    """The world model (name, folder or hub) whose denoiser is distilled to a single step."""
 
 
 class Fit:
@@ -57,9 +61,25 @@ class Fit:
     """
 
     def __init__(
-        self, config: FitConfig, episodes: list[Episode], device: torch.device, dtype: torch.dtype, compile: bool
+        self,
+        config: FitConfig,
+        episodes: list[Episode],
+        device: torch.device,
+        dtype: torch.dtype,
+        compile: bool,
+        teacher: WorldModel | None = None,
     ) -> None:
-        """Draw fresh networks from the seed and cut the data."""
+        """Draw fresh networks from the seed and cut the data.
+
+        Args:
+            config: what the run is.
+            episodes: the recorded play, held-out games included.
+            device: where everything is.
+            dtype: of the networks' arithmetic.
+            compile: compile the networks.
+            teacher: distil this world model's denoiser, sampled as its configuration says; begins with none of its
+                weights (see `start_from`).
+        """
         self.config, self.device, self.dtype = config, device, dtype
         self.step = 0
         training = config.training
@@ -85,6 +105,7 @@ class Fit:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.world_model = WorldModel.create(config.world_model, starts, replay)
+        self.teacher = None if teacher is None else _teacher(teacher, device)
         self.denoiser = self._learner(self.world_model.denoiser, training.max_grad_norm)
         self.reward_termination = self._learner(self.world_model.reward_termination, training.reward_max_grad_norm)
         if compile:
@@ -184,6 +205,8 @@ class Fit:
     def _denoiser_loss(self, denoiser: Denoiser, segments: Segments, generator: torch.Generator) -> Tensor:
         training = self.config.training
         frames, actions, mask = self._tensors(segments)
+        if self.teacher is not None:
+            return self._one_step_loss(denoiser, frames, actions, mask, generator)
         noise = [self._training_noise(frames[:, 0], generator) for _ in range(training.targets)]
         context_noise = self._context_noise(frames[:, : denoiser.config.context_length], generator)
         with self._autocast():
@@ -193,6 +216,26 @@ class Fit:
                 actions,
                 mask,
                 noise,
+                context_noise=context_noise,
+                change_weight=training.change_weight,
+            )
+
+    def _one_step_loss(
+        self, student: Denoiser, frames: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        training = self.config.training
+        starts = [self._normal(frames[:, 0].shape, generator) for _ in range(training.targets)]
+        context_noise = self._context_noise(frames[:, : student.config.context_length], generator)
+        with self._autocast():
+            return one_step_loss(
+                student,
+                frames,
+                actions,
+                mask,
+                starts,
+                self.config.world_model.sampler.sigma_max,
+                teacher=self.teacher,
+                teacher_share=training.teacher_share,
                 context_noise=context_noise,
                 change_weight=training.change_weight,
             )
@@ -235,6 +278,18 @@ class Fit:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _teacher(world_model: WorldModel, device: torch.device) -> Teacher:
+    """Draws frames as the world model's own dreams do."""
+    dynamics = world_model.dynamics(str(device))  # a frozen copy of the networks
+
+    def draw(start: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+        return sample(
+            lambda x, sigma: dynamics.denoiser(x, sigma, past, actions), start, dynamics.sampler, lambda: start
+        )
+
+    return draw
 
 
 def _due(step: int, interval: int) -> bool:

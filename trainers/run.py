@@ -68,6 +68,7 @@ def fit(
     steps: int | None = None,
     minutes: float | None = None,
     init: str | None = None,
+    teacher: str | None = None,
     resume: bool = False,
     seed: int = 0,
     held_out_fraction: float = 0.06,
@@ -91,6 +92,8 @@ def fit(
         steps: updates of the denoiser in all, those before a resume included.
         minutes: or the time to train for, likewise.
         init: start from the architecture and weights of this world model (name, folder or hub), not from fresh ones.
+        teacher: distil this world model's denoiser to a single step (`gym_dream.models.one_step`): start from its
+            architecture and weights.
         resume: go on with the run in ``out``, by its own configuration.
         seed: of networks, held-out games, batches and noise.
         held_out_fraction: share of the games that training never sees.
@@ -118,14 +121,17 @@ def fit(
     elif (out / "config.json").exists():
         raise FileExistsError(f"{out} already holds a run. Go on with it by --resume, or choose another --out.")
     else:
-        config = _new_config(data, preset, init, training or {}, held_out_fraction, seed)
-    run = Fit(config, _episodes(config), where, dtype, compile)
+        config = _new_config(data, preset, init, teacher, training or {}, held_out_fraction, seed)
+    master = None if config.teacher is None else WorldModel.load(config.teacher)
+    run = Fit(config, _episodes(config), where, dtype, compile, master)
     seconds = 0.0
     if resume:
         seconds = run.load(out)
         _remove_torn(out)
     else:
-        if init is not None:
+        if master is not None:
+            run.start_from(master)
+        elif init is not None:
             run.start_from(WorldModel.load(init))
         # In this order, so that wherever there is a run to resume there is a checkpoint to resume from.
         run.save_checkpoint(out, seconds)
@@ -192,6 +198,7 @@ def _new_config(
     data: Path | None,
     preset: str,
     init: str | None,
+    teacher: str | None,
     training: Mapping[str, Any],
     held_out_fraction: float,
     seed: int,
@@ -206,14 +213,21 @@ def _new_config(
         raise FileNotFoundError(f"No episodes in {data}: record some with `gym-dream collect --out {data}`.")
     if missing := sorted({"action_meanings", "frame_shape", "ending"} - env.keys()):
         raise ValueError(f"The environment of the episodes in {data} says nothing of {', '.join(missing)}: {env}.")
+    if init is not None and teacher is not None:
+        raise ValueError(f"A student starts from its teacher, {teacher}: leave out init, which is {init}.")
     settings = {**to_json(PRESETS[preset].training), **training}
+    origin = init if teacher is None else teacher
+    world_model = PRESETS[preset].world_model(env) if origin is None else _architecture(origin, env)
+    if teacher is not None:
+        world_model = replace(world_model, sampler=replace(world_model.sampler, num_denoising_steps=1))
     return FitConfig(
-        world_model=PRESETS[preset].world_model(env) if init is None else _architecture(init, env),
+        world_model=world_model,
         training=from_json(TrainingConfig, settings, "training"),
         data=str(data.resolve()),
         games=len(store),
         held_out_fraction=held_out_fraction,
         seed=seed,
+        teacher=teacher if teacher is None or not Path(teacher).exists() else str(Path(teacher).resolve()),
     )
 
 
