@@ -7,7 +7,8 @@ and three draw one of the possibilities: its example is Boxing's opponent, who m
 square that jumps left or right with equal chance at every step, so what may come next is known exactly. It trains
 DIAMOND's denoiser on that, draws next frames, and counts: how many show one square where one may be, how many show two
 half-bright ones, and whether left and right are drawn equally often. Beside it stands the exact denoiser of this game,
-which tells what is the sampler's doing from what is the training's. It writes `modes.json`, `modes.md` and
+which tells what is the sampler's doing from what is the training's, and two students that draw in a single step: one
+learns the frames that the exact denoiser draws in three, one the real frames. It writes `modes.json`, `modes.md` and
 `modes.png`. What came out stands in docs/studies.md.
 """
 
@@ -33,9 +34,10 @@ from gym_dream.evaluation.tables import json_figures, markdown
 from gym_dream.files import atomic_write, write_json
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig, quantise, to_uint8, to_unit
 from gym_dream.models.frame_dynamics import FrameDynamics
+from gym_dream.models.one_step import Teacher
 from gym_dream.models.sampler import SamplerConfig, sample
 from gym_dream.noise import RowNoise
-from gym_dream.trainers.frames import edm_loss, fit_frames, load_frames, save_frames
+from gym_dream.trainers.frames import edm_loss, fit_frames, load_frames, save_frames, student_loss
 from gym_dream.trainers.presets import TrainingConfig
 
 SIDE, SQUARE, JUMP = 16, 2, 3  # pixels: of the frame, of the square, from one place to the next
@@ -59,7 +61,7 @@ class Args:
     length: int = 200
     """steps of a game"""
     updates: int = 1500
-    """of the network"""
+    """of each network"""
     batch_size: int = 32
     """segments an update"""
     learning_rate: float = 1e-3
@@ -77,7 +79,7 @@ class Args:
     seed: int = 0
     """of games, network, batches and noise"""
     out: Path = Path("runs/study_modes")
-    """folder for the network, figures and picture; a network that is there already is not trained again"""
+    """folder for the networks, figures and picture; networks that are there already are not trained again"""
 
 
 def play(length: int, seed: int) -> Episode:
@@ -159,8 +161,15 @@ def shows_one(frames: np.ndarray) -> np.ndarray:
     return ((bright >= BRIGHT).sum(axis=1) == 1) & ((bright <= DARK).sum(axis=1) == len(PLACES) - 1)
 
 
-def fit(args: Args) -> Denoiser:
-    """DIAMOND's denoiser, small, fitted to the game."""
+def fit(args: Args, name: str, student_of: Teacher | None = None, teacher_share: float = 0.0) -> Denoiser:
+    """DIAMOND's denoiser, small, fitted to the game.
+
+    Args:
+        args: the command line.
+        name: of the file that keeps it.
+        student_of: who draws the frames to learn, in a single step; None fits an ordinary denoiser.
+        teacher_share: how much the teacher's frames count; what is left counts the real ones.
+    """
     levels = len(args.channels)
     config = DenoiserConfig(
         num_actions=1,
@@ -182,25 +191,34 @@ def fit(args: Args) -> Denoiser:
             "games": args.games,
             "length": args.length,
             "seed": args.seed,
+            "teacher_share": None if student_of is None else teacher_share,
         }
     )
     torch.manual_seed(args.seed)
     denoiser = Denoiser(config)
-    file = args.out / "denoiser.safetensors"
+    file = args.out / f"{name}.safetensors"
     if not load_frames(denoiser, file, settings):
         games = [play(args.length, args.seed + i) for i in range(args.games)]
         segments = SegmentSampler(games, config.context_length + 1, beyond_end=False)
+        loss = edm_loss(denoiser, training)
+        if student_of is not None:
+            loss = student_loss(denoiser, training.targets, student_of, teacher_share)
         fit_frames(
             denoiser,
-            edm_loss(denoiser, training),
+            loss,
             segments,
             training,
             updates=args.updates,
             seed=args.seed,
-            label="denoiser",
+            label=name,
         )
         save_frames(denoiser, file, settings)
     return denoiser.eval()
+
+
+def draw_exactly(start: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+    """The frame that the exact denoiser draws in three steps."""
+    return sample(lambda x, sigma: exact(x, sigma, past, actions), start, SamplerConfig(), lambda: start)
 
 
 def exact(x: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
@@ -256,7 +274,11 @@ def table(next_frames: dict[str, NextFrames], dreams: dict[str, dict[str, Estima
 
 
 def main(args: Args) -> None:
-    denoiser = fit(args)
+    denoiser = fit(args, "denoiser")
+    students = {
+        "distilled from exact, n = 3": fit(args, "distilled", draw_exactly, 1.0),
+        "one step to real frames": fit(args, "one_step", draw_exactly, 0.0),
+    }
     length = denoiser.config.context_length
     others = [play(args.length, args.seed + args.games + i) for i in range(20)]  # games that it was not fitted to
     moments = draw_windows(others, length, 1, args.moments, args.seed, begins=undecided)
@@ -270,6 +292,9 @@ def main(args: Args) -> None:
         for n in args.denoising_steps:
             drawn[f"{name}, n = {n}"] = dream(denoise, n, moments, args.seed)
             dreamt[f"{name}, n = {n}"] = dream(denoise, n, begins, args.seed)
+    for name, student in students.items():
+        drawn[name] = dream(student, 1, moments, args.seed)
+        dreamt[name] = dream(student, 1, begins, args.seed)
     last = moments.contexts.frames[:, -1]
     next_frames = {name: judge_next(last, frames[:, 0]) for name, frames in drawn.items()}
     dreams = {name: {str(k): estimate(shows_one(frames[:, k - 1])) for k in ks} for name, frames in dreamt.items()}

@@ -344,6 +344,8 @@ def test_study_modes_runs(tmp_path: Path) -> None:
     assert list(report["next_frames"]) == [
         "the game",
         *(f"{name}, n = {n}" for name in ("exact", "trained") for n in (1, 3)),
+        "distilled from exact, n = 3",
+        "one step to real frames",
     ]
     assert report["next_frames"]["the game"]["one"]["mean"] == 1
     assert report["dreams"]["the game"] == {k: {"mean": 1, "low": 1, "high": 1, "count": 2} for k in ("1", "5", "6")}

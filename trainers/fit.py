@@ -49,8 +49,8 @@ class FitConfig:
     """Episodes of the store that the run uses, so that a store that grows does not change a resumed run."""
     held_out_fraction: float
     seed: int
-    teacher: str | None = None
-    """The world model (name, folder or hub) whose denoiser is distilled to a single step."""
+    teacher: str = ""
+    """The world model (name, folder or hub) whose denoiser is distilled to a single step; "" for none."""
 
 
 class Fit:

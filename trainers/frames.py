@@ -15,6 +15,8 @@ from gym_dream.data import SegmentSampler
 from gym_dream.files import atomic_write, read_header
 from gym_dream.models import ddpm
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig, InnerModel, TrainingNoise, denoiser_loss, to_unit
+from gym_dream.models.one_step import Teacher, one_step_loss
+from gym_dream.models.sampler import SamplerConfig
 
 from .fit import learning_rate_factor
 from .learner import Learner
@@ -52,6 +54,19 @@ def ddpm_loss(network: InnerModel, config: DenoiserConfig) -> Loss:
             ddpm.TrainingNoise(t, offset, pixel),
             sigma_data=config.sigma_data,
             sigma_offset_noise=config.sigma_offset_noise,
+        )
+
+    return loss
+
+
+def student_loss(student: Denoiser, targets: int, teacher: Teacher, teacher_share: float) -> Loss:
+    """The loss of a student that draws in one step (`gym_dream.models.one_step`), with its noise drawn."""
+    sigma = SamplerConfig().sigma_max
+
+    def loss(frames: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+        starts = [_normals(frames[:, 0], generator)[2] for _ in range(targets)]
+        return one_step_loss(
+            student, frames, actions, mask, starts, sigma, teacher=teacher, teacher_share=teacher_share
         )
 
     return loss

@@ -43,8 +43,8 @@ class TrainingConfig:
     """Share of the denoiser's segments that are drawn around a step at which something happens
     (`gym_dream.data.eventful`), which is then among their targets. The others are drawn by chance."""
     teacher_share: float = 1.0
-    """With a teacher: how much of the denoiser's loss compares with the teacher's frame, in [0, 1]; what is left compares
-    with the real one."""
+    """With a teacher: how much of the denoiser's loss compares with the teacher's frame, in [0, 1]; what is left
+    compares with the real one."""
     reward_batch_size: int = 32
     reward_steps: int = 18
     """Transitions of a training sequence of the reward and termination model."""

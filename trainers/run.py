@@ -122,7 +122,7 @@ def fit(
         raise FileExistsError(f"{out} already holds a run. Go on with it by --resume, or choose another --out.")
     else:
         config = _new_config(data, preset, init, teacher, training or {}, held_out_fraction, seed)
-    master = None if config.teacher is None else WorldModel.load(config.teacher)
+    master = WorldModel.load(config.teacher) if config.teacher else None
     run = Fit(config, _episodes(config), where, dtype, compile, master)
     seconds = 0.0
     if resume:
@@ -227,8 +227,13 @@ def _new_config(
         games=len(store),
         held_out_fraction=held_out_fraction,
         seed=seed,
-        teacher=teacher if teacher is None or not Path(teacher).exists() else str(Path(teacher).resolve()),
+        teacher=_lasting(teacher or ""),
     )
+
+
+def _lasting(model: str) -> str:
+    """A model's name such that it means the same when the run is resumed from another working directory."""
+    return str(Path(model).resolve()) if (Path(model) / "config.json").is_file() else model
 
 
 def _architecture(init: str, env: dict[str, Any]) -> WorldModelConfig:

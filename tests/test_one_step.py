@@ -1,0 +1,217 @@
+"""Distilling a denoiser to a single step."""
+
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from gym_dream.data import EpisodeStore
+from gym_dream.models.denoiser import Denoiser, DenoiserConfig, change_weights, quantise
+from gym_dream.models.one_step import one_step_loss
+from gym_dream.models.sampler import SamplerConfig, sample
+from gym_dream.trainers.checkpoint import NAME
+from gym_dream.trainers.presets import PRESETS
+from gym_dream.world_model import WorldModel
+
+SIGMA = 5.0
+CONFIG = DenoiserConfig(
+    4,
+    cond_channels=16,
+    depths=(1, 1),
+    channels=(8, 8),
+    attention=(False, False),
+    quantisation="round",
+    predict_change=True,
+)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def student() -> Denoiser:
+    network = Denoiser(CONFIG)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    return network
+
+
+FRAMES = quantise(normal(3, 6, 3, 8, 8), "round")
+ACTIONS = torch.arange(15).reshape(3, 5) % 4
+MASK = torch.ones(3, 6).bool()
+STARTS = [normal(3, 3, 8, 8, seed=i) for i in (1, 2)]
+
+
+def loss(student: Denoiser, **settings: Any) -> torch.Tensor:
+    return one_step_loss(student, FRAMES, ACTIONS, MASK, STARTS, SIGMA, **settings)
+
+
+def copied(start: torch.Tensor, past: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """A teacher who sees the last frame for the next."""
+    return past[:, -1]
+
+
+def drawn(student: Denoiser, start: torch.Tensor, past: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """What a dream of one denoising step draws."""
+    config = SamplerConfig(num_denoising_steps=1, sigma_max=SIGMA)
+    with torch.no_grad():
+        return sample(lambda x, sigma: student(x, sigma, past, actions), start, config, lambda: start)
+
+
+def test_the_student_trains_on_what_it_dreams(student):
+    """Every frame it is judged by, and every past it sees, are those of a dream from the same noise."""
+    seen, network = [], student.network
+
+    def spy(noisy, past, actions, c):
+        seen.append((noisy, past, actions))
+        return network(noisy, past, actions, c)
+
+    student.network = spy
+    value = loss(student)
+    student.network = network
+    past, losses = FRAMES[:, :4], []
+    c_out = student.preconditioners(torch.tensor([SIGMA])).c_out
+    for i, start in enumerate(STARTS):
+        actions = ACTIONS[:, i : i + 4]
+        assert torch.equal(seen[i][0], start) and torch.equal(seen[i][2], actions)
+        torch.testing.assert_close(seen[i][1], past)
+        frame = drawn(student, start, past, actions)
+        losses.append(((unquantised(student, start, past, actions) - FRAMES[:, 4 + i]) ** 2 / c_out**2).mean())
+        past = torch.cat([past[:, 1:], frame[:, None]], dim=1)
+    torch.testing.assert_close(value, torch.stack(losses).mean())
+
+
+def unquantised(student: Denoiser, start: torch.Tensor, past: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    c = student.preconditioners(torch.full((len(start),), SIGMA))
+    with torch.no_grad():
+        return student.base(start, past, c) + c.c_out * student.network(start, past, actions, c)
+
+
+def test_a_perfect_student_of_the_real_frames_has_no_loss_and_of_a_wrong_teacher_has(student):
+    def perfect(self, noisy, past, actions, c):
+        target = FRAMES[:, 4] if torch.equal(noisy, STARTS[0]) else FRAMES[:, 5]
+        return (target - self.base(noisy, past, c)) / c.c_out
+
+    student.network = MethodType(perfect, student)
+    assert loss(student, change_weight=9.0) < 1e-8
+    assert loss(student, teacher=copied, teacher_share=1.0) > 0.1
+
+
+def test_shares_of_teacher_and_reality_add_up(student):
+    real = loss(student)
+    teacher = loss(student, teacher=copied, teacher_share=1.0)
+    torch.testing.assert_close(
+        loss(student, teacher=copied, teacher_share=0.25), 0.75 * real + 0.25 * teacher, rtol=1e-5, atol=0
+    )
+    assert abs(real - teacher) > 1e-2
+
+
+def test_the_teacher_draws_from_the_student_s_noise_and_past(student):
+    calls = []
+
+    def teacher(start, past, actions):
+        calls.append((start, past, actions))
+        return past[:, -1]
+
+    loss(student, teacher=teacher, teacher_share=1.0)
+    assert [torch.equal(call[0], start) for call, start in zip(calls, STARTS, strict=True)] == [True, True]
+    assert torch.equal(calls[0][1], FRAMES[:, :4])
+    expected = drawn(student, STARTS[0], FRAMES[:, :4], ACTIONS[:, :4])
+    torch.testing.assert_close(calls[1][1], torch.cat([FRAMES[:, 1:4], expected[:, None]], dim=1))
+
+
+def test_what_changes_weighs_more_and_padding_nothing(student):
+    assert loss(student, change_weight=9.0) > 2 * loss(student)  # random frames change almost everywhere
+    weights = change_weights(FRAMES[:, 3], FRAMES[:, 4], 9.0)
+    assert weights.min() == 1 or weights.min() == 10
+    masked = one_step_loss(student, FRAMES, ACTIONS, torch.zeros(3, 6).bool(), STARTS, SIGMA)
+    assert masked == 0
+
+
+def test_a_share_of_no_teacher_is_refused(student):
+    with pytest.raises(ValueError, match=r"teacher_share is 0\.5: expected a teacher"):
+        loss(student, teacher_share=0.5)
+
+
+def by_the_noise(start: torch.Tensor, past: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """A teacher who draws each pixel as bright as its noise says: what cannot be foreseen but from the noise."""
+    return 0.5 * start.clamp(-1, 1)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0])
+def test_a_student_learns_its_teacher_s_choices_and_without_it_the_average(share):
+    torch.manual_seed(0)
+    student = Denoiser(CONFIG)
+    optimiser = torch.optim.Adam(student.parameters(), lr=1e-2)
+    context, actions, mask = torch.zeros(8, 4, 3, 8, 8), torch.zeros(8, 4).long(), torch.ones(8, 5).bool()
+    for i in range(100):
+        start = normal(8, 3, 8, 8, seed=i)
+        real = by_the_noise(normal(8, 3, 8, 8, seed=1000 + i), context, actions)  # of another noise: a coin of its own
+        frames = torch.cat([context, real[:, None]], dim=1)
+        value = one_step_loss(student, frames, actions, mask, [start], SIGMA, teacher=by_the_noise, teacher_share=share)
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+    start = normal(8, 3, 8, 8, seed=5000)
+    frame = drawn(student, start, context, actions)
+    if share:
+        wanted = by_the_noise(start, context, actions)
+        assert (frame - wanted).square().mean() < 0.3 * wanted.square().mean()
+    else:
+        assert frame.abs().mean() < 0.1
+
+
+# A run
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Recorded play, and a teacher."""
+    monkeypatch.setitem(PRESETS, "tiny", tiny.PRESET)
+    store = EpisodeStore(tmp_path / "data")
+    for seed in range(4):
+        store.add(tiny.episode(seed))
+    tiny.world_model().save(tmp_path / "teacher")
+    return store.folder, tmp_path / "teacher"
+
+
+def test_a_student_begins_as_its_teacher_and_dreams_in_one_step(folders, tmp_path):
+    data, teacher = folders
+    made = tiny.fit(tmp_path / "run", data, teacher=str(teacher), steps=1, training={"learning_rate": 1e-9})
+    student, master = WorldModel.load(made), WorldModel.load(teacher)
+    assert student.config.sampler.num_denoising_steps == 1 and master.config.sampler.num_denoising_steps == 3
+    assert student.dynamics("cpu").sampler.num_denoising_steps == 1
+    for ours, theirs in zip(student.denoiser.parameters(), master.denoiser.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-2)
+
+
+def test_a_resumed_student_is_the_uninterrupted_one_to_the_bit(folders, tmp_path):
+    data, teacher = folders
+    # A constant learning rate, for otherwise it depends on how long the run was to be.
+    settings = {"teacher": str(teacher), "training": {"teacher_share": 0.5, "cooldown": 0.0}}
+    tiny.fit(tmp_path / "whole", data, steps=4, **settings)
+    tiny.fit(tmp_path / "parts", data, steps=2, **settings)
+    tiny.fit(tmp_path / "parts", None, steps=4, resume=True)
+    ours, theirs = load_file(tmp_path / "whole" / NAME), load_file(tmp_path / "parts" / NAME)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_a_student_starts_from_its_teacher_alone(folders, tmp_path):
+    data, teacher = folders
+    with pytest.raises(ValueError, match="A student starts from its teacher"):
+        tiny.fit(tmp_path / "run", data, teacher=str(teacher), init=str(teacher))
+    with pytest.raises(FileNotFoundError, match="(?i)no world model .nobody."):
+        tiny.fit(tmp_path / "run", data, teacher="nobody")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_share_is_a_share(folders, tmp_path):
+    data, teacher = folders
+    with pytest.raises(ValueError, match="teacher_share"):
+        tiny.fit(tmp_path / "run", data, teacher=str(teacher), training={"teacher_share": 1.5})
