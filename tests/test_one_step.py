@@ -206,7 +206,7 @@ def test_a_student_starts_from_its_teacher_alone(folders, tmp_path):
     data, teacher = folders
     with pytest.raises(ValueError, match="A student starts from its teacher"):
         tiny.fit(tmp_path / "run", data, teacher=str(teacher), init=str(teacher))
-    with pytest.raises(FileNotFoundError, match="(?i)no world model .nobody."):
+    with pytest.raises(FileNotFoundError, match=r"(?i)no world model .nobody."):
         tiny.fit(tmp_path / "run", data, teacher="nobody")
     assert not (tmp_path / "run").exists()
 
