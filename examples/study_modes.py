@@ -161,14 +161,14 @@ def shows_one(frames: np.ndarray) -> np.ndarray:
     return ((bright >= BRIGHT).sum(axis=1) == 1) & ((bright <= DARK).sum(axis=1) == len(PLACES) - 1)
 
 
-def fit(args: Args, name: str, student_of: Teacher | None = None, teacher_share: float = 0.0) -> Denoiser:
+def fit(args: Args, name: str, student_of: Teacher | None = None, tolerance: float = -1.0) -> Denoiser:
     """DIAMOND's denoiser, small, fitted to the game.
 
     Args:
         args: the command line.
         name: of the file that keeps it.
         student_of: who draws the frames to learn, in a single step; None fits an ordinary denoiser.
-        teacher_share: how much the teacher's frames count; what is left counts the real ones.
+        tolerance: as in `one_step_loss`: negative for the teacher's frames, 2 for the real ones.
     """
     levels = len(args.channels)
     config = DenoiserConfig(
@@ -191,7 +191,7 @@ def fit(args: Args, name: str, student_of: Teacher | None = None, teacher_share:
             "games": args.games,
             "length": args.length,
             "seed": args.seed,
-            "teacher_share": None if student_of is None else teacher_share,
+            "tolerance": None if student_of is None else tolerance,
         }
     )
     torch.manual_seed(args.seed)
@@ -202,7 +202,7 @@ def fit(args: Args, name: str, student_of: Teacher | None = None, teacher_share:
         segments = SegmentSampler(games, config.context_length + 1, beyond_end=False)
         loss = edm_loss(denoiser, training)
         if student_of is not None:
-            loss = student_loss(denoiser, training.targets, student_of, teacher_share)
+            loss = student_loss(denoiser, training.targets, student_of, tolerance)
         fit_frames(
             denoiser,
             loss,
@@ -276,8 +276,8 @@ def table(next_frames: dict[str, NextFrames], dreams: dict[str, dict[str, Estima
 def main(args: Args) -> None:
     denoiser = fit(args, "denoiser")
     students = {
-        "distilled from exact, n = 3": fit(args, "distilled", draw_exactly, 1.0),
-        "one step to real frames": fit(args, "one_step", draw_exactly, 0.0),
+        "distilled from exact, n = 3": fit(args, "distilled", draw_exactly, -1.0),
+        "one step to real frames": fit(args, "one_step", draw_exactly, 2.0),
     }
     length = denoiser.config.context_length
     others = [play(args.length, args.seed + args.games + i) for i in range(20)]  # games that it was not fitted to

@@ -134,8 +134,8 @@ class Fit:
     init: str | None = None
     """Begin with the weights of this world model: a name that ships, a folder, or hub:organisation/name[@revision]."""
     teacher: str | None = None
-    """Distil this world model to one denoising step a frame: begin with its weights and learn to draw in a single pass
-    what it draws in several (or, with --training teacher_share 0, what really came)."""
+    """Distil this world model to one denoising step a frame: begin with its weights (or those of --init) and learn
+    to draw in a single pass what it draws in several, or what really came as long as that can be foreseen."""
     resume: bool = False
     """Go on with the run in OUT, with the settings it was begun with."""
     training: dict[str, int | float] = field(default_factory=dict)

@@ -77,8 +77,8 @@ class Fit:
             device: where everything is.
             dtype: of the networks' arithmetic.
             compile: compile the networks.
-            teacher: distil this world model's denoiser, sampled as its configuration says; begins with none of its
-                weights (see `start_from`).
+            teacher: distil this world model's denoiser, sampled as its configuration says. Where to start from is told
+                by `start_from`.
         """
         self.config, self.device, self.dtype = config, device, dtype
         self.step = 0
@@ -235,7 +235,7 @@ class Fit:
                 starts,
                 self.config.world_model.sampler.sigma_max,
                 teacher=self.teacher,
-                teacher_share=training.teacher_share,
+                tolerance=training.tolerance,
                 context_noise=context_noise,
                 change_weight=training.change_weight,
             )

@@ -59,15 +59,13 @@ def ddpm_loss(network: InnerModel, config: DenoiserConfig) -> Loss:
     return loss
 
 
-def student_loss(student: Denoiser, targets: int, teacher: Teacher, teacher_share: float) -> Loss:
+def student_loss(student: Denoiser, targets: int, teacher: Teacher, tolerance: float) -> Loss:
     """The loss of a student that draws in one step (`gym_dream.models.one_step`), with its noise drawn."""
     sigma = SamplerConfig().sigma_max
 
     def loss(frames: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
         starts = [_normals(frames[:, 0], generator)[2] for _ in range(targets)]
-        return one_step_loss(
-            student, frames, actions, mask, starts, sigma, teacher=teacher, teacher_share=teacher_share
-        )
+        return one_step_loss(student, frames, actions, mask, starts, sigma, teacher=teacher, tolerance=tolerance)
 
     return loss
 

@@ -42,9 +42,10 @@ class TrainingConfig:
     event_share: float = 0.0
     """Share of the denoiser's segments that are drawn around a step at which something happens
     (`gym_dream.data.eventful`), which is then among their targets. The others are drawn by chance."""
-    teacher_share: float = 1.0
-    """With a teacher: how much of the denoiser's loss compares with the teacher's frame, in [0, 1]; what is left
-    compares with the real one."""
+    tolerance: float = 0.3
+    """With a teacher: how far (of frames in [-1, 1]) a student's own past may be from the real one for the real frame
+    to be what it learns; else it learns the teacher's. Negative: always the teacher's, for games that cannot be
+    foreseen."""
     reward_batch_size: int = 32
     reward_steps: int = 18
     """Transitions of a training sequence of the reward and termination model."""
@@ -70,8 +71,6 @@ class TrainingConfig:
             raise ValueError(f"average_decay: expected from 0 to below 1, got {self.average_decay}.")
         if not 0 <= self.event_share <= 1:
             raise ValueError(f"event_share: expected a share of the segments, from 0 to 1, got {self.event_share}.")
-        if not 0 <= self.teacher_share <= 1:
-            raise ValueError(f"teacher_share: expected a share of the loss, from 0 to 1, got {self.teacher_share}.")
         if not 0 < self.sigma_min <= self.sigma_max:
             raise ValueError(f"Expected 0 < sigma_min <= sigma_max, got {self.sigma_min} and {self.sigma_max}.")
 

@@ -92,8 +92,8 @@ def fit(
         steps: updates of the denoiser in all, those before a resume included.
         minutes: or the time to train for, likewise.
         init: start from the architecture and weights of this world model (name, folder or hub), not from fresh ones.
-        teacher: distil this world model's denoiser to a single step (`gym_dream.models.one_step`): start from its
-            architecture and weights.
+        teacher: distil this world model's denoiser to a single step (`gym_dream.models.one_step`); without ``init``,
+            start from its architecture and weights.
         resume: go on with the run in ``out``, by its own configuration.
         seed: of networks, held-out games, batches and noise.
         held_out_fraction: share of the games that training never sees.
@@ -129,10 +129,10 @@ def fit(
         seconds = run.load(out)
         _remove_torn(out)
     else:
-        if master is not None:
-            run.start_from(master)
-        elif init is not None:
+        if init is not None:
             run.start_from(WorldModel.load(init))
+        elif master is not None:
+            run.start_from(master)
         # In this order, so that wherever there is a run to resume there is a checkpoint to resume from.
         run.save_checkpoint(out, seconds)
         write_json(out / "config.json", to_json(config))
@@ -213,10 +213,8 @@ def _new_config(
         raise FileNotFoundError(f"No episodes in {data}: record some with `gym-dream collect --out {data}`.")
     if missing := sorted({"action_meanings", "frame_shape", "ending"} - env.keys()):
         raise ValueError(f"The environment of the episodes in {data} says nothing of {', '.join(missing)}: {env}.")
-    if init is not None and teacher is not None:
-        raise ValueError(f"A student starts from its teacher, {teacher}: leave out init, which is {init}.")
     settings = {**to_json(PRESETS[preset].training), **training}
-    origin = init if teacher is None else teacher
+    origin = init or teacher
     world_model = PRESETS[preset].world_model(env) if origin is None else _architecture(origin, env)
     if teacher is not None:
         world_model = replace(world_model, sampler=replace(world_model.sampler, num_denoising_steps=1))
