@@ -206,7 +206,7 @@ class Fit:
         training = self.config.training
         frames, actions, mask = self._tensors(segments)
         if self.teacher is not None:
-            return self._one_step_loss(denoiser, frames, actions, mask, generator)
+            return self._one_step_loss(denoiser, self.teacher, frames, actions, mask, generator)
         noise = [self._training_noise(frames[:, 0], generator) for _ in range(training.targets)]
         context_noise = self._context_noise(frames[:, : denoiser.config.context_length], generator)
         with self._autocast():
@@ -221,7 +221,13 @@ class Fit:
             )
 
     def _one_step_loss(
-        self, student: Denoiser, frames: Tensor, actions: Tensor, mask: Tensor, generator: torch.Generator
+        self,
+        student: Denoiser,
+        teacher: Teacher,
+        frames: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator,
     ) -> Tensor:
         training = self.config.training
         starts = [self._normal(frames[:, 0].shape, generator) for _ in range(training.targets)]
@@ -234,7 +240,7 @@ class Fit:
                 mask,
                 starts,
                 self.config.world_model.sampler.sigma_max,
-                teacher=self.teacher,
+                teacher=teacher,
                 tolerance=training.tolerance,
                 context_noise=context_noise,
                 change_weight=training.change_weight,
