@@ -79,10 +79,11 @@ class Processes:
         high, low = self.largest(checksum, -checksum)
         if high != -low:
             raise ValueError(
-                "The processes do not see the same run and data. On several machines, OUT must lie in a folder that all "
-                f"of them share, and DATA too, or be the same everywhere. Process {self.rank} sees: {text}."
+                "The processes do not see the same run and data. On several machines, OUT must lie in a folder that "
+                f"they share, and DATA too, or be the same everywhere. Process {self.rank} sees: {text}."
             )
 
+    @torch.no_grad()
     def _in_one_buffer(self, tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
         if self.count == 1:
             return
