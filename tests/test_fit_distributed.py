@@ -35,7 +35,7 @@ TRAINING = {
     "event_share": 0.5,
     "change_weight": 5.0,
 }
-STEPS = 6
+STEPS = 4
 
 
 @pytest.fixture(autouse=True)
@@ -159,12 +159,12 @@ def test_a_run_can_change_its_number_of_processes(data, tmp_path, alone):
     """From two to one to two, each time after a Ctrl-C, whichever process gets it."""
     out = tmp_path / "run"
     settings: dict[str, Any] = {"out": str(out), "steps": STEPS}
-    reports = together(2, tmp_path, **settings, data=[str(data)] * 2, training=TRAINING, ctrl_c=(1, 1))
-    assert load_checkpoint(out)[1]["step"] == 2 and [len(report["losses"]) for report in reports] == [2, 2]
-    together(1, tmp_path, **settings, resume=True, ctrl_c=(0, 3))
-    assert load_checkpoint(out)[1]["step"] == 4
-    reports = together(2, tmp_path, **settings, resume=True, accumulate=1)
-    assert_close_losses(reports[0]["losses"], alone[1]["losses"][4:])
+    reports = together(2, tmp_path, **settings, data=[str(data)] * 2, training=TRAINING, ctrl_c=(1, 0))
+    assert load_checkpoint(out)[1]["step"] == 1 and [len(report["losses"]) for report in reports] == [1, 1]
+    together(1, tmp_path, **settings, resume=True, ctrl_c=(0, 1))
+    assert load_checkpoint(out)[1]["step"] == 2
+    reports = together(2, tmp_path, **settings, resume=True)
+    assert_close_losses(reports[0]["losses"], alone[1]["losses"][2:])
     assert_close_runs(out, alone[0])
 
 
@@ -211,7 +211,7 @@ def test_the_command_that_help_names(data, tmp_path):
     training = ("--training", "batch_size", "2", "reward_batch_size", "2", "reward_steps", "2", "targets", "1")
     told = _run(*command, "--data", str(data), "--out", str(out), "--steps", "2", "--device", "cpu", *training)
     assert told.count("Wrote ") == 1
-    _run(*command[5:], "--resume", "--out", str(out), "--steps", "3", "--device", "cpu")
+    _run(*command[4:], "--resume", "--out", str(out), "--steps", "3", "--device", "cpu")
     assert load_checkpoint(out)[1]["step"] == 3
 
 

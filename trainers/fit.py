@@ -136,7 +136,7 @@ class Fit:
         rng = np.random.default_rng([self.config.seed, self.step])
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         rate = learning_rate_factor(self.step, progress, training)
-        report = {}
+        report: dict[str, Tensor] = {}
         if _due(self.step, training.denoiser_interval):
             share = self._denoiser_share(self.world_model.denoiser, self.frame_sampler, rng, generator)
             norm, losses = self._descend(self.denoiser, share, training.batch_size, rate)

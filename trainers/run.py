@@ -177,9 +177,9 @@ def _train(
 
     def now() -> Moment:
         # By the first process's clock, and by a Ctrl-C in any, so that all take the same updates.
-        used = budget.used(run.step, time.monotonic() - began)
-        save = time.monotonic() - saved >= 60 * checkpoint_minutes
-        used, save, stop = run.processes.largest(used if first else 0.0, first and save, interrupted())
+        due = time.monotonic() - saved >= 60 * checkpoint_minutes
+        mine = budget.used(run.step, time.monotonic() - began), due
+        used, save, stop = run.processes.largest(*(mine if first else (0.0, False)), interrupted())
         return Moment(used, over=bool(stop) or used >= budget.amount, save=bool(save))
 
     def look() -> None:
