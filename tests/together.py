@@ -87,7 +87,15 @@ def work(
             years = iter(range(0, 10**15, 10**9))
             run.time = SimpleNamespace(monotonic=lambda: next(years))  # type: ignore[assignment]
     losses, norms, weights, rows = [], [], 0.0, 0
-    update, tensors = Fit.update, Fit._tensors
+    update, tensors, agree = Fit.update, Fit._tensors, Fit.agree
+
+    def off(self: Fit) -> None:
+        """As on a CPU that rounds differently from the first process's."""
+        with torch.no_grad():
+            for learner in (self.denoiser, self.reward_termination):
+                for weight in (*learner.network.parameters(), *learner.average.parameters()):
+                    weight.mul_(1 + 0.1 * rank)
+        agree(self)
 
     def observed(self: Fit, progress: float) -> dict[str, torch.Tensor]:
         nonlocal weights
@@ -105,7 +113,7 @@ def work(
         rows += len(segments.frames)
         return tensors(self, segments)
 
-    Fit.update, Fit._tensors = observed, counted  # type: ignore[method-assign]
+    Fit.update, Fit._tensors, Fit.agree = observed, counted, off  # type: ignore[method-assign]
     error = ""
     try:
         tiny.fit(Path(out), Path(data[rank]) if data else None, **settings)
