@@ -124,6 +124,7 @@ class Fit:
     On N GPUs (or processes), each with its share of every batch:
     torchrun --nproc-per-node N -m gym_dream.cli fit …
     On several machines add torchrun's --nnodes and --rdzv-endpoint; OUT must lie in a folder that all of them share.
+    After Ctrl-C, torchrun leaves half a minute to save.
     """
 
     out: Path

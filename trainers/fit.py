@@ -249,7 +249,11 @@ class Fit:
     def _denoiser_share(
         self, denoiser: Denoiser, sampler: SegmentSampler, rng: np.random.Generator, generator: torch.Generator
     ) -> Share:
-        """Draw a batch; the loss is one."""
+        """Draw a batch; the loss is one.
+
+        The noise is that of the whole batch, whoever's rows it is for: some frames a row, little beside the network's
+        activations.
+        """
         training, length = self.config.training, denoiser.config.context_length
         places = sampler.draw(training.batch_size, rng)
         height, width, channels = self.config.world_model.env["frame_shape"]
