@@ -119,7 +119,13 @@ class Collect:
 
 @dataclass(frozen=True)
 class Fit:
-    """Train a world model on recorded play. Ctrl-C saves and stops; --resume goes on as if it had never stopped."""
+    """Train a world model on recorded play. Ctrl-C saves and stops; --resume goes on as if it had never stopped.
+
+    On N GPUs (or processes), each with its share of every batch:
+    torchrun --nproc-per-node N -m gym_dream.cli fit …
+    On several machines add torchrun's --nnodes and --rdzv-endpoint; OUT must lie in a folder that all of them share.
+    After Ctrl-C, torchrun leaves half a minute to save.
+    """
 
     out: Path
     """The run folder: checkpoint, logs for TensorBoard, and the world model in OUT/world_model."""
@@ -153,12 +159,16 @@ class Fit:
     """Compile the networks: a slow first minute, faster ever after."""
     checkpoint_minutes: float = 5.0
     """Time between checkpoints, the most that a crash can cost."""
+    accumulate: int = 1
+    """Pieces to work through a batch in, if the device has no room for all of it at once; the result is the same."""
 
     def __call__(self) -> None:
+        from gym_dream.trainers.processes import is_first
         from gym_dream.trainers.run import fit
 
         folder = fit(**vars(self))
-        print(f'Wrote {folder}: gymnasium.make("DreamEnv-v0", model="{folder}").')
+        if is_first():
+            print(f'Wrote {folder}: gymnasium.make("DreamEnv-v0", model="{folder}").')
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,11 @@ def save_tensors(
 
 
 def load_tensors(
-    path: str | os.PathLike[str], *, required: Collection[str] | None = None, optional: Collection[str] = ()
+    path: str | os.PathLike[str],
+    *,
+    required: Collection[str] | None = None,
+    optional: Collection[str] = (),
+    mapped: bool = False,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read a whole safetensors file.
 
@@ -130,9 +134,12 @@ def load_tensors(
         path: The file to read.
         required: If given, the names that must be there; then nothing else may, save the `optional` ones.
         optional: Names that may be there.
+        mapped: Leave the arrays on disk, mapped into memory: what is used is read when it is used, and kept by the
+            system's cache, which processes share and which gives way to other needs. Replacing the file (as
+            `atomic_write` does) changes nothing for who has mapped it; it must not be changed or cut in place.
 
     Returns:
-        Writable arrays by name, and the header's strings.
+        Writable arrays by name (what is written never reaches the file), and the header's strings.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -143,7 +150,11 @@ def load_tensors(
     if required is not None:
         _check_names(path, set(header.shapes), set(required), set(optional))
     try:
-        return safetensors.numpy.load_file(path), header.metadata
+        if not mapped:
+            return safetensors.numpy.load_file(path), header.metadata
+        from safetensors.torch import load_file  # its tensors are mapped; those of safetensors.numpy are read
+
+        return {name: tensor.numpy() for name, tensor in load_file(path).items()}, header.metadata
     except (TypeError, AttributeError, KeyError) as error:
         types = ", ".join(sorted(set(header.dtypes.values())))
         raise ValueError(f"{path} holds a type that NumPy cannot read ({error}); its types: {types}.") from error

@@ -289,7 +289,7 @@ def _changes(path: Path) -> Any:
 def test_a_run_killed_at_random_times_ends_as_if_never_stopped(data, tmp_path, kills, steps):
     rng = np.random.default_rng(0)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gym_dream.trainers.run", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["gym_dream.trainers.run", "torch.utils.tensorboard", "torch._dynamo"])
     out, whole = tmp_path / "killed", tmp_path / "whole"
 
     def start(run: Path) -> Any:

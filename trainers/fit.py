@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gym_dream.configuration import to_json
 from gym_dream.data import (
     ContextSampler,
     Emphasis,
@@ -23,7 +26,6 @@ from gym_dream.data import (
 from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
 from gym_dream.models.one_step import Teacher, one_step_loss
 from gym_dream.models.reward_termination import (
-    RewardTerminationLoss,
     RewardTerminationModel,
     reward_termination_loss,
 )
@@ -33,9 +35,13 @@ from gym_dream.world_model import WorldModel, WorldModelConfig
 from .checkpoint import NAME, load_checkpoint, save_checkpoint
 from .learner import Learner
 from .presets import TrainingConfig
+from .processes import Processes
 
 HELD_OUT_BATCHES = 8
 REPLAY_CONTEXTS = 64  # moments of play that a model brings along
+
+Share = Callable[[slice], Tensor]
+"""Rows of a batch -> their share of the batch's losses, float32 (K,). The shares of all rows add up to the losses."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class Fit:
     """A run in memory: networks, data and the number of updates so far. One call of `update` is one step.
 
     Every random draw of step i comes from a generator seeded with (seed, i), so the step number alone is the position
-    in the data and in the noise.
+    in the data and in the noise. They are drawn for the whole batch, by every process, however it is then cut into
+    pieces: so neither the number of processes nor that of pieces changes what a run learns, but for rounding.
     """
 
     def __init__(
@@ -68,6 +75,8 @@ class Fit:
         dtype: torch.dtype,
         compile: bool,
         teacher: WorldModel | None = None,
+        accumulate: int = 1,
+        processes: Processes = Processes(),  # noqa: B008  (frozen)
     ) -> None:
         """Draw fresh networks from the seed and cut the data.
 
@@ -79,10 +88,24 @@ class Fit:
             compile: compile the networks.
             teacher: distil this world model's denoiser, sampled as its configuration says. Where to start from is told
                 by `start_from`.
+            accumulate: pieces that this process computes its part of a batch in.
+            processes: those that share out a batch.
+
+        Raises:
+            ValueError: a batch has fewer rows than pieces.
         """
         self.config, self.device, self.dtype = config, device, dtype
+        self.accumulate, self.processes = accumulate, processes
         self.step = 0
         training = config.training
+        if accumulate < 1:
+            raise ValueError(f"accumulate: expected at least 1 piece, got {accumulate}.")
+        for name in ("batch_size", "reward_batch_size"):
+            try:
+                processes.rows(getattr(training, name), accumulate)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        self.num_steps = sum(map(len, episodes))
         train, self.held_out = split_held_out(episodes, config.held_out_fraction, config.seed)
         denoiser_config = config.world_model.denoiser
         ending = config.world_model.env["ending"]
@@ -130,21 +153,39 @@ class Fit:
         rng = np.random.default_rng([self.config.seed, self.step])
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         rate = learning_rate_factor(self.step, progress, training)
-        report = {}
+        report: dict[str, Tensor] = {}
         if _due(self.step, training.denoiser_interval):
-            segments = self.frame_sampler.sample(training.batch_size, rng)
-            loss = self._denoiser_loss(self.world_model.denoiser, segments, generator)
-            report["denoiser/grad_norm"] = self.denoiser.update(loss, rate)
-            report["denoiser/loss"] = loss.detach()
+            share = self._denoiser_share(self.world_model.denoiser, self.frame_sampler, rng, generator)
+            norm, losses = self._descend(self.denoiser, share, training.batch_size, rate)
+            report |= {"denoiser/grad_norm": norm, "denoiser/loss": losses[0]}
         if _due(self.step, training.reward_interval):
-            segments = self.reward_sampler.sample(training.reward_batch_size, rng)
-            losses = self._reward_termination_loss(self.world_model.reward_termination, segments)
-            total = losses.reward + losses.termination
-            report["reward_termination/grad_norm"] = self.reward_termination.update(total, rate)
-            report["reward/loss"] = losses.reward.detach()
-            report["termination/loss"] = losses.termination.detach()
+            share = self._reward_termination_share(self.world_model.reward_termination, self.reward_sampler, rng)
+            norm, losses = self._descend(self.reward_termination, share, training.reward_batch_size, rate)
+            report |= {
+                "reward_termination/grad_norm": norm,
+                "reward/loss": losses[0],
+                "termination/loss": losses[1],
+            }
         self.step += 1
         return report
+
+    def _descend(self, learner: Learner, share: Share, batch_size: int, rate: float) -> tuple[Tensor, Tensor]:
+        """Update a network by the gradient of the sum of a batch's losses.
+
+        Of the batch, only one piece at a time is on the device, with all that its gradient needs.
+
+        Returns:
+            The gradient's norm, and the losses (K,).
+        """
+        learner.forget()
+        done = []
+        for rows in self.processes.rows(batch_size, self.accumulate):
+            losses = share(rows)
+            losses.sum().backward()
+            done.append(losses.detach())
+        losses = torch.stack(done).sum(dim=0)
+        self.processes.add([losses, *learner.gradient()])
+        return learner.descend(rate), losses
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -153,15 +194,35 @@ class Fit:
         rng = np.random.default_rng([self.config.seed, 0])
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
         averaged = self.averaged()
-        sums: dict[str, list[float]] = {"denoiser": [], "reward": [], "termination": []}
+        batches = []
         for _ in range(HELD_OUT_BATCHES):
-            segments = self.held_out_frame_sampler.sample(training.batch_size, rng)
-            sums["denoiser"].append(self._denoiser_loss(averaged.denoiser, segments, generator).item())
-            segments = self.held_out_reward_sampler.sample(training.reward_batch_size, rng)
-            losses = self._reward_termination_loss(averaged.reward_termination, segments)
-            sums["reward"].append(losses.reward.item())
-            sums["termination"].append(losses.termination.item())
-        return {f"held_out/{name}_loss": float(np.mean(values)) for name, values in sums.items()}
+            share = self._denoiser_share(averaged.denoiser, self.held_out_frame_sampler, rng, generator)
+            losses = [self._whole(share, training.batch_size)]
+            share = self._reward_termination_share(averaged.reward_termination, self.held_out_reward_sampler, rng)
+            losses.append(self._whole(share, training.reward_batch_size))
+            batches.append(torch.cat(losses).tolist())
+        names = ("denoiser", "reward", "termination")
+        means = np.mean(batches, axis=0).tolist()
+        return {f"held_out/{name}_loss": mean for name, mean in zip(names, means, strict=True)}
+
+    def _whole(self, share: Share, batch_size: int) -> Tensor:
+        """A whole batch's losses (K,), by this process alone."""
+        return torch.stack([share(rows) for rows in Processes().rows(batch_size, self.accumulate)]).sum(dim=0)
+
+    def agree(self) -> None:
+        """Make sure that all processes are about to do the same, with the same weights.
+
+        Raises:
+            ValueError: they see another run or other data.
+        """
+        configuration = json.dumps(to_json(replace(self.config, data="")), sort_keys=True)  # data may lie elsewhere
+        checksum = zlib.crc32(configuration.encode())
+        self.processes.check_same(
+            f"update {self.step}, {self.num_steps} steps of play, a configuration with checksum {checksum:08x}"
+        )
+        for learner in (self.denoiser, self.reward_termination):
+            # Drawn alike from the seed, but another kind of CPU may round the draws differently.
+            self.processes.take_over([*learner.network.parameters(), *learner.average.parameters()])
 
     def start_from(self, model: WorldModel) -> None:
         """Take over another model's weights, which must be of the same architecture."""
@@ -202,85 +263,102 @@ class Fit:
         self.step = int(progress["step"])
         return float(progress["seconds"])
 
-    def _denoiser_loss(self, denoiser: Denoiser, segments: Segments, generator: torch.Generator) -> Tensor:
-        training = self.config.training
-        frames, actions, mask = self._tensors(segments)
-        if self.teacher is not None:
-            return self._one_step_loss(denoiser, self.teacher, frames, actions, mask, generator)
-        noise = [self._training_noise(frames[:, 0], generator) for _ in range(training.targets)]
-        context_noise = self._context_noise(frames[:, : denoiser.config.context_length], generator)
-        with self._autocast():
-            return denoiser_loss(
-                denoiser,
-                frames,
-                actions,
-                mask,
-                noise,
-                context_noise=context_noise,
-                change_weight=training.change_weight,
-            )
+    def _denoiser_share(
+        self, denoiser: Denoiser, sampler: SegmentSampler, rng: np.random.Generator, generator: torch.Generator
+    ) -> Share:
+        """Draw a batch; the loss is one.
 
-    def _one_step_loss(
-        self,
-        student: Denoiser,
-        teacher: Teacher,
-        frames: Tensor,
-        actions: Tensor,
-        mask: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        training = self.config.training
-        starts = [self._normal(frames[:, 0].shape, generator) for _ in range(training.targets)]
-        context_noise = self._context_noise(frames[:, : student.config.context_length], generator)
-        with self._autocast():
-            return one_step_loss(
-                student,
-                frames,
-                actions,
-                mask,
-                starts,
-                self.config.world_model.sampler.sigma_max,
-                teacher=teacher,
-                tolerance=training.tolerance,
-                context_noise=context_noise,
-                change_weight=training.change_weight,
-            )
+        The noise is that of the whole batch, whoever's rows it is for: some frames a row, little beside the network's
+        activations.
+        """
+        training, length = self.config.training, denoiser.config.context_length
+        places = sampler.draw(training.batch_size, rng)
+        height, width, channels = self.config.world_model.env["frame_shape"]
+        shape = (training.batch_size, channels, height, width)
+        noise = [self._training_noise(shape, generator) for _ in range(training.targets)]
+        context_noise = self._context_noise(shape, length, generator)
+        counts = places.mask[:, length:].sum(axis=0).tolist()
 
-    def _training_noise(self, frame: Tensor, generator: torch.Generator) -> TrainingNoise:
-        t, (batch, channels) = self.config.training, frame.shape[:2]
+        def share(rows: slice) -> Tensor:
+            segment = self._tensors(sampler.gather(places, rows))
+            noised = None if context_noise is None else context_noise[rows]
+            with self._autocast():
+                if self.teacher is None:
+                    loss = denoiser_loss(
+                        denoiser,
+                        *segment,
+                        [TrainingNoise(*(drawn[rows] for drawn in draw)) for draw in noise],
+                        context_noise=noised,
+                        change_weight=training.change_weight,
+                        counts=counts,
+                    )
+                else:
+                    loss = one_step_loss(
+                        denoiser,
+                        *segment,
+                        [draw.pixel[rows] for draw in noise],
+                        self.config.world_model.sampler.sigma_max,
+                        teacher=self.teacher,
+                        tolerance=training.tolerance,
+                        context_noise=noised,
+                        change_weight=training.change_weight,
+                        counts=counts,
+                    )
+            return loss[None]
+
+        return share
+
+    def _training_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> TrainingNoise:
+        t, (batch, channels) = self.config.training, shape[:2]
         sigma = (t.sigma_loc + t.sigma_scale * self._normal((batch,), generator)).exp()
         return TrainingNoise(
             sigma=sigma.clamp(t.sigma_min, t.sigma_max),
             offset=self._normal((batch, channels, 1, 1), generator),
-            pixel=self._normal(frame.shape, generator),
+            pixel=self._normal(shape, generator),
         )
 
-    def _context_noise(self, context: Tensor, generator: torch.Generator) -> Tensor | None:
-        largest, (batch, _, channels) = self.config.training.context_noise, context.shape[:3]
+    def _context_noise(
+        self, shape: tuple[int, int, int, int], length: int, generator: torch.Generator
+    ) -> Tensor | None:
+        largest, (batch, channels, height, width) = self.config.training.context_noise, shape
         if not largest:
             return None
         scale = largest * torch.rand((batch, 1, 1, 1, 1), generator=generator, device=self.device)
         shift = self._normal((batch, 1, channels, 1, 1), generator)
-        return scale * (shift + self._normal(context.shape, generator))
+        return scale * (shift + self._normal((batch, length, channels, height, width), generator))
 
     def _normal(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=generator, device=self.device)
 
-    def _reward_termination_loss(self, model: RewardTerminationModel, segments: Segments) -> RewardTerminationLoss:
-        frames, actions, mask = self._tensors(segments)
-        with self._autocast():
-            prediction = model(frames[:, :-1], actions, frames[:, 1:])
-        mask = mask[:, :-1] & mask[:, 1:]
-        rewards, terminated = (torch.from_numpy(a).to(self.device) for a in (segments.rewards, segments.terminated))
-        return reward_termination_loss(prediction, rewards, terminated, mask)
+    def _reward_termination_share(
+        self, model: RewardTerminationModel, sampler: SegmentSampler, rng: np.random.Generator
+    ) -> Share:
+        """Draw a batch; the losses are that of the rewards and that of the endings."""
+        places = sampler.draw(self.config.training.reward_batch_size, rng)
+        count = int((places.mask[:, :-1] & places.mask[:, 1:]).sum())
+
+        def share(rows: slice) -> Tensor:
+            segments = sampler.gather(places, rows)
+            frames, actions, mask = self._tensors(segments)
+            rewards, terminated = (self._on_device(a) for a in (segments.rewards, segments.terminated))
+            with self._autocast():
+                prediction = model(frames[:, :-1], actions, frames[:, 1:])
+            mask = mask[:, :-1] & mask[:, 1:]
+            return torch.stack(reward_termination_loss(prediction, rewards, terminated, mask, count))
+
+        return share
 
     def _tensors(self, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
         """Frames travel to the device as bytes and are scaled there."""
-        frames, actions, mask = (
-            torch.from_numpy(array).to(self.device, non_blocking=True)
-            for array in (segments.frames, segments.actions, segments.mask)
-        )
+        frames, actions, mask = (self._on_device(a) for a in (segments.frames, segments.actions, segments.mask))
         return to_unit(frames, mask), actions, mask
+
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        # Only from pinned memory does a GPU copy while the host goes on; PyTorch keeps that memory until it has.
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

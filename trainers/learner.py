@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 #: Modules whose parameters weight decay leaves alone, beside every bias.
 NO_DECAY = (nn.GroupNorm, nn.LayerNorm, nn.Embedding)
@@ -24,7 +22,8 @@ class Learner:
         self.network = network
         self.learning_rate = learning_rate
         self.max_grad_norm = max_grad_norm
-        self.average = AveragedModel(network, multi_avg_fn=_moving_average(average_decay))
+        self.average_decay = average_decay
+        self.average = AveragedModel(network)
         self.average.requires_grad_(False)
         decayed, others = _by_decay(network)
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -32,14 +31,39 @@ class Learner:
 
     def update(self, loss: Tensor, rate: float) -> Tensor:
         """Descend the gradient of ``loss`` at ``rate`` times the learning rate; returns the norm before clipping."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self.forget()
         loss.backward()
+        return self.descend(rate)
+
+    def forget(self) -> None:
+        """Drop the gradient, before another is added up by ``backward``."""
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def gradient(self) -> list[Tensor]:
+        """The gradient added up so far, one tensor a weight, to be changed in place."""
+        return [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+
+    def descend(self, rate: float) -> Tensor:
+        """Follow the clipped gradient at ``rate`` times the learning rate; returns the norm before clipping.
+
+        Nothing here waits for the device.
+        """
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate * rate
         self.optimiser.step()
-        self.average.update_parameters(self.network)
+        self._update_average()
         return norm
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # Not by AveragedModel.update_parameters, which sends the count of updates to the device and back, each time
+        # waiting for all that is under way there. Here the count never leaves the host.
+        count = int(self.average.n_averaged)
+        # A young average forgets quickly, so that short runs are not dominated by their beginning.
+        decay = min(self.average_decay, (1 + count) / (10 + count)) if count else 0.0
+        torch._foreach_lerp_(list(self.average.module.parameters()), list(self.network.parameters()), 1 - decay)
+        self.average.n_averaged += 1
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything an uninterrupted run would go on with, by name: weights, average and optimiser state."""
@@ -65,7 +89,8 @@ class Learner:
                 moments = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
                 for key, moment in moments.items():
                     moment.copy_(state[f"{name}.{key}"])
-                self.optimiser.state[parameter] = {"step": state[f"{name}.step"].clone(), **moments}
+                step = state[f"{name}.step"].to(parameter.device, copy=True)  # where the fused update counts
+                self.optimiser.state[parameter] = {"step": step, **moments}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,13 +105,3 @@ def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter
             spared = isinstance(module, NO_DECAY) or "bias" in name
             (others if spared else decayed).append(parameter)
     return decayed, others
-
-
-def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    @torch.no_grad()
-    def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        # A young average forgets quickly, so that short runs are not dominated by their beginning.
-        young = (1 + int(count)) / (10 + int(count))
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, young))
-
-    return average

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -20,11 +20,12 @@ from tqdm import tqdm
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data import Episode, EpisodeStore
 from gym_dream.files import read_json, write_json
-from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve_device, resolve_dtype
+from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve_dtype
 
 from .checkpoint import NAME
 from .fit import Fit, FitConfig
 from .presets import PRESETS, TrainingConfig
+from .processes import joined
 
 LOG_INTERVAL = 20  # updates between two looks at the losses, each of which waits for the device
 
@@ -60,6 +61,21 @@ class Budget:
         return min(self.amount, steps if self.unit == "step" else seconds)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands between two updates; the same in all its processes.
+
+    Attributes:
+        used: how much of the budget.
+        over: whether no update follows.
+        save: whether a checkpoint is due.
+    """
+
+    used: float
+    over: bool
+    save: bool
+
+
 def fit(
     data: Path | None,
     out: Path,
@@ -76,6 +92,7 @@ def fit(
     precision: Precision = "auto",
     compile: bool = False,
     checkpoint_minutes: float = 5.0,
+    accumulate: int = 1,
     training: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
@@ -84,6 +101,10 @@ def fit(
     Ctrl-C ends the run after the current update, with a checkpoint; a killed run loses at most what came after its last
     one. A resumed run goes on as if never stopped: on a CPU, to the bit (given the same ``steps``; by ``minutes`` the
     learning rate depends on the clock).
+
+    Started by ``torchrun``, its processes share every batch out: they learn what one process would with the same
+    settings, but for rounding. ``out`` and ``data`` must be folders that all of them see. The first process writes, and
+    a run can be resumed by any number of them.
 
     Args:
         data: the folder of an `EpisodeStore`; None only when resuming.
@@ -101,6 +122,8 @@ def fit(
         precision: of the networks' arithmetic, or "auto".
         compile: compile the networks: a minute or two slower to begin, faster from then on.
         checkpoint_minutes: time between checkpoints, the most that an interruption can cost.
+        accumulate: pieces that each process works through its share of a batch in, for batches that do not fit on the
+            device at once. The gradient is the same, but for rounding.
         training: settings of `TrainingConfig` that differ from the preset's.
         progress: show a progress bar.
 
@@ -114,30 +137,32 @@ def fit(
         FloatingPointError: a loss is no longer a number; the last checkpoint is kept.
     """
     budget = Budget.of(steps, minutes)
-    where = resolve_device(device)
-    dtype = resolve_dtype(precision, where)
-    if resume:
-        config = _stored_config(out, data)
-    elif (out / "config.json").exists():
-        raise FileExistsError(f"{out} already holds a run. Go on with it by --resume, or choose another --out.")
-    else:
-        config = _new_config(data, preset, init, teacher, training or {}, held_out_fraction, seed)
-    master = WorldModel.load(config.teacher) if config.teacher else None
-    run = Fit(config, _episodes(config), where, dtype, compile, master)
-    seconds = 0.0
-    if resume:
-        seconds = run.load(out)
-        _remove_torn(out)
-    else:
-        if init is not None:
+    with joined(device) as (processes, where):
+        dtype = resolve_dtype(precision, where)
+        if resume:
+            config = _stored_config(out, data)
+        elif (out / "config.json").exists():
+            raise FileExistsError(f"{out} already holds a run. Go on with it by --resume, or choose another --out.")
+        else:
+            config = _new_config(data, preset, init, training or {}, held_out_fraction, seed, teacher)
+        master = WorldModel.load(config.teacher) if config.teacher else None
+        run = Fit(config, _episodes(config), where, dtype, compile, master, accumulate, processes)
+        seconds = 0.0
+        if resume:
+            seconds = run.load(out)
+        elif init is not None:
             run.start_from(WorldModel.load(init))
         elif master is not None:
             run.start_from(master)
-        # In this order, so that wherever there is a run to resume there is a checkpoint to resume from.
-        run.save_checkpoint(out, seconds)
-        write_json(out / "config.json", to_json(config))
-    with _log(out / "logs", run.step) as log:
-        _train(run, out, budget, seconds, checkpoint_minutes, log, progress)
+        run.agree()  # by then all have seen what is in the folder, and the first may change it
+        if processes.first and resume:
+            _remove_torn(out)
+        elif processes.first:
+            # In this order, so that wherever there is a run to resume there is a checkpoint to resume from.
+            run.save_checkpoint(out, seconds)
+            write_json(out / "config.json", to_json(config))
+        with _log(out / "logs", run.step) if processes.first else nullcontext(_no_log) as log:
+            _train(run, out, budget, seconds, checkpoint_minutes, log, progress and processes.first)
     return out / "world_model"
 
 
@@ -154,9 +179,14 @@ def _train(
     saved = time.monotonic()
     latest: dict[str, Tensor] = {}
     losses: dict[str, float] = {}
+    first = run.processes.first
 
-    def used() -> float:
-        return budget.used(run.step, time.monotonic() - began)
+    def now() -> Moment:
+        # By the first process's clock, and by a Ctrl-C in any, so that all take the same updates.
+        due = time.monotonic() - saved >= 60 * checkpoint_minutes
+        mine = budget.used(run.step, time.monotonic() - began), due
+        used, save, stop = run.processes.largest(*(mine if first else (0.0, False)), interrupted())
+        return Moment(used, over=bool(stop) or used >= budget.amount, save=bool(save))
 
     def look() -> None:
         losses.update({name: float(value) for name, value in latest.items()})
@@ -168,15 +198,19 @@ def _train(
 
     def checkpoint() -> None:
         look()
-        run.save(out, time.monotonic() - began)
-        log(run.evaluate(), run.step)
+        if first:  # the others wait when they next ask for the moment
+            run.save(out, time.monotonic() - began)
+            log(run.evaluate(), run.step)
 
-    bar = tqdm(total=budget.amount, initial=used(), unit=budget.unit, disable=not progress, bar_format=_BAR)
+    used = budget.used(run.step, seconds)
+    bar = tqdm(total=budget.amount, initial=used, unit=budget.unit, disable=not progress, bar_format=_BAR)
     first_step, first_second = run.step, time.monotonic()
     with bar, _polite_interrupt() as interrupted:
-        while used() < budget.amount and not interrupted():
-            latest |= run.update(used() / budget.amount)
-            if run.step % LOG_INTERVAL == 0 or used() >= budget.amount:
+        moment = now()
+        while not moment.over:
+            latest |= run.update(moment.used / budget.amount)
+            moment = now()
+            if run.step % LOG_INTERVAL == 0 or moment.over:
                 look()
                 log(losses, run.step)
                 shown = {
@@ -184,8 +218,8 @@ def _train(
                 }
                 speed = (run.step - first_step) / (time.monotonic() - first_second)
                 bar.set_postfix(step=run.step, **shown, speed=f"{speed:.2f} steps/s", refresh=False)
-            bar.update(used() - bar.n)
-            if time.monotonic() - saved >= 60 * checkpoint_minutes:
+            bar.update(moment.used - bar.n)
+            if moment.save:
                 checkpoint()
                 saved = time.monotonic()
         checkpoint()
@@ -198,10 +232,10 @@ def _new_config(
     data: Path | None,
     preset: str,
     init: str | None,
-    teacher: str | None,
     training: Mapping[str, Any],
     held_out_fraction: float,
     seed: int,
+    teacher: str | None = None,
 ) -> FitConfig:
     if preset not in PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}.")
@@ -248,7 +282,7 @@ def _architecture(init: str, env: dict[str, Any]) -> WorldModelConfig:
 
 
 def _episodes(config: FitConfig) -> list[Episode]:
-    episodes = EpisodeStore(config.data).load_all()[: config.games]
+    episodes = EpisodeStore(config.data).load_all(mapped=True)[: config.games]
     if len(episodes) < config.games:
         raise ValueError(
             f"The run uses the first {config.games} episodes in {config.data}, but only {len(episodes)} are left there."
@@ -282,7 +316,7 @@ def _log(folder: Path, step: int) -> Iterator[Callable[[Mapping[str, float], int
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         tqdm.write("No TensorBoard logs: pip install 'gym-dream[train]' for them.")
-        yield lambda values, at: None
+        yield _no_log
         return
     with SummaryWriter(str(folder), purge_step=step + 1) as writer:
 
@@ -291,6 +325,10 @@ def _log(folder: Path, step: int) -> Iterator[Callable[[Mapping[str, float], int
                 writer.add_scalar(name, value, at)
 
         yield write
+
+
+def _no_log(values: Mapping[str, float], step: int) -> None:
+    pass
 
 
 @contextmanager

@@ -126,14 +126,18 @@ class Episode:
         save_tensors(path, tensors, metadata, overwrite=overwrite)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Episode:
+    def load(cls, path: str | os.PathLike[str], *, mapped: bool = False) -> Episode:
         """Read an episode; anything missing, unknown, misshapen or of another type is an error.
+
+        Args:
+            path: The file to read.
+            mapped: Leave the arrays on disk; see `gym_dream.files.load_tensors`.
 
         Raises:
             FileNotFoundError: There is no such file.
             ValueError: The file is not an episode that this version can read; the message names file and fault.
         """
-        tensors, metadata = load_tensors(path, required=_REQUIRED, optional=_OPTIONAL)
+        tensors, metadata = load_tensors(path, required=_REQUIRED, optional=_OPTIONAL, mapped=mapped)
         info = episode_info(path, metadata)
         try:
             return cls(ram=tensors.pop("ram", None), info=info, **tensors)

@@ -39,6 +39,21 @@ class Segments:
 
 
 @dataclass(frozen=True, eq=False)
+class Places:
+    """Where the segments of a batch lie: all that is random about them, before a frame is copied.
+
+    Attributes:
+        spans: int64 (B,), the span of each.
+        first: int64 (B,), the position in its span of each segment's first frame; negative where padding comes first.
+        mask: bool (B, T), as in `Segments`.
+    """
+
+    spans: np.ndarray
+    first: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Emphasis:
     """Steps to draw more often than chance would.
 
@@ -115,6 +130,11 @@ class Spans:
         spans = np.searchsorted(self._first_step, steps, side="right") - 1
         return spans, steps - self._first_step[spans]
 
+    def real(self, spans: np.ndarray, first: np.ndarray, num_frames: int) -> np.ndarray:
+        """Which frames of stretches, as `gather` takes them, lie in their spans: bool (B, T)."""
+        position = first[:, None] + np.arange(num_frames)
+        return (position >= 0) & (position <= self.length[spans][:, None])
+
     def gather(self, spans: np.ndarray, first: np.ndarray, num_frames: int) -> Segments:
         """Copy stretches out of spans, with padding wherever they reach outside.
 
@@ -124,7 +144,7 @@ class Spans:
             num_frames: Frames a stretch, at least 1.
         """
         position = first[:, None] + np.arange(num_frames)
-        mask = (position >= 0) & (position <= self.length[spans][:, None])
+        mask = self.real(spans, first, num_frames)
         real = mask[:, :-1] & mask[:, 1:]
         step = np.where(real, self._first_step[spans][:, None] + position[:, :-1], 0)
         actions = self._actions[step]
@@ -191,7 +211,11 @@ class SegmentSampler:
         self.spans = Spans(episodes, ending=ending, recency=recency)
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Segments:
-        """Draw segments independently, in fresh arrays.
+        """Draw segments independently, in fresh arrays: `draw`, then `gather`."""
+        return self.gather(self.draw(batch_size, rng))
+
+    def draw(self, batch_size: int, rng: np.random.Generator) -> Places:
+        """Draw independently where segments lie.
 
         Args:
             batch_size: How many.
@@ -214,7 +238,11 @@ class SegmentSampler:
         else:
             last = np.minimum(step + 1 + offset, self.spans.length[spans])
             first = last - (self.num_frames - 1)
-        return self.spans.gather(spans, first, self.num_frames)
+        return Places(spans, first, self.spans.real(spans, first, self.num_frames))
+
+    def gather(self, places: Places, rows: slice = slice(None)) -> Segments:
+        """Copy the segments at some rows of the places, or at all of them, into fresh arrays."""
+        return self.spans.gather(places.spans[rows], places.first[rows], self.num_frames)
 
 
 def _emphasised_steps(episodes: Sequence[Episode], emphasis: Emphasis, num_frames: int) -> np.ndarray:

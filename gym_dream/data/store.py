@@ -86,8 +86,12 @@ class EpisodeStore:
                     raise
                 number += 1
 
-    def load_all(self) -> list[Episode]:
-        """Read every episode into memory, oldest first.
+    def load_all(self, *, mapped: bool = False) -> list[Episode]:
+        """Read every episode, oldest first.
+
+        Args:
+            mapped: Leave them on disk, mapped into memory, instead of reading them into it: for who draws from all of
+                them and uses a little at a time. See `gym_dream.files.load_tensors`.
 
         Raises:
             FileNotFoundError: There is not one episode.
@@ -98,7 +102,7 @@ class EpisodeStore:
             raise FileNotFoundError(
                 f"no episodes in {self.folder}. Collect some with `gym-dream collect --out {self.folder}`"
             )
-        return [Episode.load(path) for path in paths]
+        return [Episode.load(path, mapped=mapped) for path in paths]
 
     def _numbered(self) -> list[tuple[int, Path]]:
         if not self.folder.is_dir():

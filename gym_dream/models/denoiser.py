@@ -179,6 +179,7 @@ def denoiser_loss(
     *,
     context_noise: Tensor | None = None,
     change_weight: float = 0.0,
+    counts: Sequence[int] | None = None,
 ) -> Tensor:
     """The denoising loss, mean over autoregressive targets of the mean over unmasked samples of (F - target)^2.
 
@@ -195,6 +196,8 @@ def denoiser_loss(
             it learns to go on from frames that are a little off, as its own are.
         change_weight: extra weight of pixels near which the frame changes (0 is DIAMOND's loss): where a ball of one
             or two pixels flies, an unweighted mean hardly notices that it is missing.
+        counts: of each target, what its sum over samples is divided by; None: the number of its unmasked samples. With
+            those of a whole batch, the losses of its parts add up to its own.
 
     Returns:
         A scalar.
@@ -217,7 +220,8 @@ def denoiser_loss(
             # After padding everything is new, which is no reason to weigh all of it.
             known = mask[:, length + i - 1, None, None, None]
             error = error * torch.where(known, change_weights(frames[:, length + i - 1], x, change_weight), 1.0)
-        losses.append(masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i]))
+        count = None if counts is None else counts[i]
+        losses.append(masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i], count))
         history.append(quantise(base + c.c_out * output.detach(), config.quantisation))
     return torch.stack(losses).mean()
 
@@ -228,6 +232,9 @@ def change_weights(now: Tensor, following: Tensor, extra: float, threshold: floa
     return 1 + extra * F.max_pool2d(changed, 3, stride=1, padding=1)
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of ``values`` (B,) over samples with ``mask`` (B,); 0, not 0 / 0, where all are padding."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+def masked_mean(values: Tensor, mask: Tensor, count: int | None = None) -> Tensor:
+    """The mean of ``values`` (B,) over samples with ``mask`` (B,); 0, not 0 / 0, where all are padding.
+
+    With a ``count``, the sum is divided by that instead: the share of these samples in the mean over so many.
+    """
+    return (values * mask).sum() / (mask.sum().clamp(min=1) if count is None else max(1, count))

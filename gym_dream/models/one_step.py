@@ -43,6 +43,7 @@ def one_step_loss(
     tolerance: float,
     context_noise: Tensor | None = None,
     change_weight: float = 0.0,
+    counts: Sequence[int] | None = None,
 ) -> Tensor:
     """The mean over autoregressive targets of the mean over unmasked samples of |D(x_T; sigma) - target|^2 / c_out^2.
 
@@ -61,6 +62,7 @@ def one_step_loss(
             below 0 always the teacher's.
         context_noise: as for `gym_dream.models.denoiser.denoiser_loss`.
         change_weight: likewise; what counts as changed is what changes in the real frames.
+        counts: likewise.
 
     Returns:
         A scalar.
@@ -82,7 +84,8 @@ def one_step_loss(
         if change_weight:
             known = mask[:, length + i - 1, None, None, None]  # after padding everything is new
             error = error * torch.where(known, change_weights(frames[:, length + i - 1], x, change_weight), 1.0)
-        losses.append(masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i]))
+        count = None if counts is None else counts[i]
+        losses.append(masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i], count))
         history.append(quantise(drawn.detach(), config.quantisation))
         astray.append((history[-1] - x).abs().flatten(1).amax(dim=1) > tolerance)
     return torch.stack(losses).mean()

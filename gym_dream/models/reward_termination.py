@@ -126,7 +126,7 @@ class RewardTerminationLoss(NamedTuple):
 
 
 def reward_termination_loss(
-    prediction: Prediction, rewards: Tensor, terminated: Tensor, mask: Tensor
+    prediction: Prediction, rewards: Tensor, terminated: Tensor, mask: Tensor, count: int | None = None
 ) -> RewardTerminationLoss:
     """Cross-entropy of reward signs and endings, each the mean over unmasked transitions.
 
@@ -135,12 +135,14 @@ def reward_termination_loss(
         rewards: float (B, T), raw; their sign is the target.
         terminated: bool (B, T).
         mask: bool (B, T), False for padding.
+        count: what the sums over transitions are divided by; None: the number of those unmasked. With that of a whole
+            batch, the losses of its parts add up to its own.
     """
-    count = mask.sum().clamp(min=1)
+    divisor = mask.sum().clamp(min=1) if count is None else max(1, count)
 
     def mean(logits: Tensor, target: Tensor) -> Tensor:
         losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-        return (losses * mask.flatten()).sum() / count
+        return (losses * mask.flatten()).sum() / divisor
 
     return RewardTerminationLoss(
         mean(prediction.reward, rewards.sign().long() + 1), mean(prediction.termination, terminated.long())
