@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +98,7 @@ def measure_dreams(
     Returns:
         The figures of each case measured, and the cases left out.
     """
-    end = time.monotonic() + seconds
+    end = watch.now() + seconds
     cases = [
         Case(network, engine, kind, batch, steps)
         for batch in sorted(set(batch_sizes))
@@ -113,9 +112,9 @@ def measure_dreams(
     _measure(smallest, subjects, watch, repeats, seconds / 4, timings)
     expected = {case: _expected(case, timings, cases[0].batch) for case in larger}
     kept = list(larger)
-    while kept and sum(expected[case] for case in kept) > end - time.monotonic():
+    while kept and sum(expected[case] for case in kept) > end - watch.now():
         kept.remove(max(kept, key=expected.__getitem__))
-    _measure(kept, subjects, watch, repeats, end - time.monotonic(), timings)
+    _measure(kept, subjects, watch, repeats, end - watch.now(), timings)
     flops = {network: frame_flops(with_steps(subjects[network, engine].dynamics, 1)) for network, engine in subjects}
     figures = [_figures(case, timing, timings, subjects, flops[case.network]) for case, timing in timings.items()]
     return figures, [_names(case) for case in larger if case not in timings]
@@ -131,11 +130,11 @@ def _measure(
 ) -> None:
     """Group by group; each gets its share of the time, by the passes of the denoiser that it makes."""
     left = float(sum(case.batch * case.denoising_steps for case in cases))
-    end = time.monotonic() + seconds
+    end = watch.now() + seconds
     for _, members in itertools.groupby(cases, key=lambda case: case.group):
         group = list(members)
         weight = sum(case.batch * case.denoising_steps for case in group)
-        share = (end - time.monotonic()) * weight / left
+        share = (end - watch.now()) * weight / left
         work = {str(i): subjects[case.network, case.engine].work(case) for i, case in enumerate(group)}
         compiled = [str(i) for i, case in enumerate(group) if case.engine.compile]
         timed = interleaved(work, watch, repeats, share, compiled)

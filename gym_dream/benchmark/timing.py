@@ -64,13 +64,16 @@ class Stopwatch:
 
     def __call__(self, work: Callable[[], object], calls: int = 1) -> float:
         """Seconds of one call of ``work``, the mean of some in a row."""
-        read = time.perf_counter if self.clock == "wall" else time.process_time
         self.wait()
-        begin = read()
+        begin = self.now()
         for _ in range(calls):
             work()
         self.wait()
-        return (read() - begin) / calls
+        return (self.now() - begin) / calls
+
+    def now(self) -> float:
+        """The clock's seconds; what is left of a time limit is told by the same clock as the cases."""
+        return time.perf_counter() if self.clock == "wall" else time.process_time()
 
     def wait(self) -> None:
         """Let the device finish what it was given."""
@@ -95,13 +98,13 @@ def interleaved(
             lasted long is itself the first sample,
         compiled: save of these cases, whose first call may compile.
     """
-    end = time.monotonic() + seconds
+    end = watch.now() + seconds
     for name in compiled:
         cases[name]()
     first = {name: watch(work) for name, work in cases.items()}
     samples = {name: [once] if once > LONG_SECONDS else [] for name, once in first.items()}
     while min(map(len, samples.values())) < repeats:
-        if time.monotonic() > end and all(samples.values()):
+        if watch.now() > end and all(samples.values()):
             break
         for name, work in cases.items():
             if len(samples[name]) < repeats:
