@@ -325,6 +325,56 @@ class Fidelity:
         print(f"Wrote {self.out}: {', '.join(files(found))}.")
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Measure how fast this machine dreams and trains, beside what it could do at most; writes bench.json.
+
+    The reference of all ratios is DIAMOND's own architecture in plain float32; its weights are random.
+    """
+
+    model: str = "breakout"
+    """The world model: one that ships, a folder, or hub:organisation/name[@revision]."""
+    out: Path = Path("bench.json")
+    """Where the figures go: a file that ends in .json, or a folder for bench.json."""
+    batch_sizes: tuple[int, ...] = (1, 8, 32, 128)
+    """Numbers of dreams at a time; what would take too long is left out."""
+    denoising_steps: tuple[int, ...] = (1, 3)
+    """Passes of the denoiser a frame; each network's own setting is added."""
+    measure: tuple[Literal["ceilings", "start", "dreams", "parts", "training"], ...] = (
+        "ceilings",
+        "start",
+        "dreams",
+        "parts",
+        "training",
+    )
+    """What: the machine's ceilings, a fresh process's first frame, dreams, the parts of a step, updates in training."""
+    minutes: float = 5.0
+    """About how long; every case is measured once at least."""
+    repeats: int = 5
+    """Samples of each case, in turn; fewer where time is short."""
+    threads: int | None = None
+    """Of PyTorch; by default as many as there are cores."""
+    device: str = "auto"
+    """Where, e.g. cpu or cuda."""
+    compile: bool = False
+    """Measure compiled networks, too; compiling takes minutes of its own."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """cpu: processor time, for a machine that others use, too; with --threads 1 only."""
+
+    def __call__(self) -> None:
+        import functools
+
+        from gym_dream.benchmark.report import text
+        from gym_dream.benchmark.run import bench
+        from gym_dream.trainers.bench import updates
+        from gym_dream.trainers.presets import PRESETS
+
+        presets = {name: functools.partial(updates, PRESETS[name]) for name in ("small", "diamond-atari")}
+        found = bench(**vars(self), original=PRESETS["diamond-atari"].world_model, updates=presets)
+        print(text(found))
+        print(f"\nWrote {self.out if self.out.suffix == '.json' else self.out / 'bench.json'}.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -335,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error that its message explains, 130 after Ctrl-C.
     """
     command = tyro.cli(
-        Demo | List | Collect | Fit | Evaluate | Fidelity | Card,
+        Demo | List | Collect | Fit | Evaluate | Fidelity | Card | Bench,
         prog="gym-dream",
         description=DESCRIPTION,
         args=arguments,

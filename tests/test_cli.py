@@ -25,7 +25,7 @@ def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_the_verbs_and_the_one_danger(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys=capsys)
-    for verb in ("demo", "list", "collect", "fit", "fidelity", "card"):
+    for verb in ("demo", "list", "collect", "fit", "fidelity", "card", "bench"):
         assert f"• {verb} " in text
     assert "sb3:FILE.zip is loaded by Stable-Baselines3, which unpickles it" in text
     for verb in ("demo", "collect"):
@@ -55,6 +55,7 @@ def defaults(function: Any, *, without: Collection[str] = ()) -> dict[str, Any]:
 
 
 def test_verbs_take_what_their_functions_take() -> None:
+    from gym_dream.benchmark.run import Clock, Part, bench
     from gym_dream.evaluation.card import write_card
     from gym_dream.evaluation.open_loop import fidelity
     from gym_dream.trainers.presets import PRESETS
@@ -66,6 +67,10 @@ def test_verbs_take_what_their_functions_take() -> None:
     assert defaults(cli.Fidelity, without=odd) == defaults(fidelity, without=odd)
     odd = ("training", "data", "progress")
     assert defaults(cli.Fit, without=odd) == defaults(fit, without=odd)
+    odd = ("model", "out", "original", "updates")
+    assert defaults(cli.Bench, without=odd) == defaults(bench, without=odd)
+    hints = typing.get_type_hints(cli.Bench)
+    assert hints["clock"] == Clock and hints["measure"] == tuple[Part, ...]
     hints = typing.get_type_hints(cli.Fit)
     assert set(typing.get_args(hints["preset"])) == set(PRESETS)
     assert hints["precision"] == Precision
@@ -87,6 +92,14 @@ def test_verbs_take_what_their_functions_take() -> None:
         ("fit --data {tmp}/none --out {tmp}/run --steps 5", "gym-dream collect"),
         ("fit --data {tmp}/none --out {tmp}/run", "either steps or minutes"),
         ("fit --out {tmp}/run --steps 5 --resume", "config.json"),
+        ("bench --model {tmp}/nothing --out {tmp}/out", "gym-dream fit"),
+        ("bench --out {tmp}/out --batch-sizes 0", "batch_sizes: expected one or several numbers of at least 1"),
+        ("bench --out {tmp}/out --denoising-steps 3 -1", "denoising_steps: expected"),
+        ("bench --out {tmp}/out --minutes 0", "minutes: expected more than 0"),
+        ("bench --out {tmp}/out --repeats 0", "repeats: expected at least 1"),
+        ("bench --out {tmp}/out --threads 0", "threads: expected at least 1"),
+        ("bench --out {tmp}/out --device gpu", "device: 'gpu' cannot be used here"),
+        ("bench --out {tmp}/out --threads 2 --clock cpu", "Add --threads 1 --device cpu"),
     ],
 )
 def test_bad_requests_get_one_plain_message(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from gym_dream.models.layers import CHANGE_SCALE, FourierFeatures, GroupNorm, check_levels, conv3x3, zero_
+from gym_dream.models.layers import CHANGE_SCALE, FourierFeatures, GroupNorm, check_levels, conv3x3, silu_, zero_
 from gym_dream.models.unet import UNet
 
 
@@ -120,7 +120,7 @@ class InnerModel(nn.Module):
         cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(actions))
         x = F.pixel_unshuffle(torch.cat([past, noisy], dim=1), self.patch_size)
         x = self.unet(self.conv_in(x), cond)
-        x = self.conv_out(F.silu(self.norm_out(x)))
+        x = self.conv_out(silu_(self.norm_out(x)))
         return F.pixel_shuffle(x, self.patch_size)
 
 

@@ -24,6 +24,22 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 1)
 
 
+def silu_(x: Tensor) -> Tensor:
+    """SiLU of a feature map that nobody else holds: written over it where no gradient will ask for it.
+
+    A dream makes and drops hundreds of large maps a frame; on a CPU the system hands out each as fresh, zeroed pages,
+    which takes longer than the arithmetic.
+    """
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def add_(x: Tensor, other: Tensor) -> Tensor:
+    """The sum, written over ``x``, which nobody else holds, where no gradient asks for it and the type allows it."""
+    if torch.is_grad_enabled() or torch.result_type(x, other) != x.dtype:
+        return x + other
+    return x.add_(other)
+
+
 def zero_(module: nn.Conv2d) -> nn.Conv2d:
     """Set the weight (not the bias) to zero, so that a residual branch starts near the identity."""
     nn.init.zeros_(module.weight)
@@ -67,7 +83,10 @@ class AdaptiveGroupNorm(nn.Module):
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """Normalise ``x`` (B, C, H, W) under ``cond`` (B, cond_channels)."""
         scale, shift = self.linear(cond)[:, :, None, None].chunk(2, dim=1)
-        return F.group_norm(x, self.groups, eps=1e-5) * (1 + scale) + shift
+        x = F.group_norm(x, self.groups, eps=1e-5)
+        if torch.is_grad_enabled():
+            return x * (1 + scale) + shift
+        return x.mul_(1 + scale).add_(shift)  # x is our own: no need of two more maps of its size
 
 
 class FourierFeatures(nn.Module):
@@ -108,7 +127,7 @@ class SelfAttention2d(nn.Module):
         qkv = self.qkv_proj(x).reshape(b, 3, self.heads, c // self.heads, h * w)
         q, k, v = qkv.transpose(3, 4).unbind(dim=1)  # each (B, heads, H W, C / heads)
         y = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out_proj(y.transpose(2, 3).reshape(b, c, h, w))
+        return add_(x, self.out_proj(y.transpose(2, 3).reshape(b, c, h, w)))
 
 
 class ResBlock(nn.Module):
@@ -125,9 +144,9 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """(B, in_channels, H, W), (B, cond_channels) -> (B, out_channels, H, W)."""
-        y = self.conv1(F.silu(self.norm1(x, cond)))
-        y = self.conv2(F.silu(self.norm2(y, cond)))
-        return self.attn(self.proj(x) + y)
+        y = self.conv1(silu_(self.norm1(x, cond)))
+        y = self.conv2(silu_(self.norm2(y, cond)))
+        return self.attn(add_(y, self.proj(x)))
 
 
 class ResBlocks(nn.Module):

@@ -112,10 +112,17 @@ class RewardTerminationModel(nn.Module):
         features = self.encoder(pairs, self.act_emb(actions.flatten())).reshape(b, t, -1)
         if state is None:
             state = self.initial_state(b, frames.device)
-        hidden, cell = (s.to(features.dtype)[None] for s in state)
-        output, (hidden, cell) = self.lstm(features, (hidden, cell))
+        hidden, cell = (s.to(features.dtype) for s in state)
+        if t == 1 and not torch.is_grad_enabled():
+            # A step of a dream. The LSTM for sequences would first pack all its weights, each time: on a CPU that
+            # takes several times as long as the one step.
+            hidden, cell = torch.lstm_cell(features[:, 0], (hidden, cell), *self.lstm.all_weights[0])
+            output = hidden[:, None]
+        else:
+            output, (hidden, cell) = self.lstm(features, (hidden[None], cell[None]))
+            hidden, cell = hidden[0], cell[0]
         logits = self.head(output).float()
-        return Prediction(logits[..., :3], logits[..., 3:], LSTMState(hidden[0].float(), cell[0].float()))
+        return Prediction(logits[..., :3], logits[..., 3:], LSTMState(hidden.float(), cell.float()))
 
 
 class RewardTerminationLoss(NamedTuple):
