@@ -1,4 +1,4 @@
-"""DIAMOND's agent: a CNN that sees one frame at a time, an LSTM that remembers, and a head each for actions and value."""
+"""DIAMOND's agent: a CNN that sees one frame at a time, an LSTM that remembers, heads for actions and value."""
 
 from __future__ import annotations
 

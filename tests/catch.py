@@ -46,7 +46,8 @@ class CatchVectorEnv(VectorEnv):
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
         self.ball[mask] = self.np_random.integers(LANES, size=mask.sum())
         self.paddle[mask] = self.np_random.integers(LANES // 2 - 1, LANES // 2 + 1, size=mask.sum())
-        self.height[mask] = 0
+        # Games of one batch are at different stages: else an update would see only the beginnings, or only the ends.
+        self.height[mask] = self.np_random.integers(STEPS, size=mask.sum()) if mask.all() and seed is not None else 0
         return self._frames(), {}
 
     def step(self, actions: np.ndarray) -> Any:
