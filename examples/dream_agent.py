@@ -44,6 +44,8 @@ class Args:
     """the run folder"""
     minutes: float = 60.0
     """to train for, the time before a resume included"""
+    updates: int | None = None
+    """train until so many updates are done instead, those before a resume included"""
     resume: bool = False
     """go on with the run in OUT, with the same settings"""
     num_envs: int = 16
@@ -123,7 +125,7 @@ def main(args: Args) -> None:
         found = judge(policy, args, model, args.curve_lives, args.seed)
         return {"real/return": found.mean, "real/low": found.low, "real/high": found.high}
 
-    may_change = ("out", "minutes", "resume", "lives", "device", "compile")
+    may_change = ("out", "minutes", "updates", "resume", "lives", "device", "compile")
     folder = train_agent(
         policy.network,
         world,
@@ -131,7 +133,8 @@ def main(args: Args) -> None:
         save=policy.save,
         setup={name: value for name, value in asdict(args).items() if name not in may_change},
         settings=ImaginationConfig(learning_rate=args.learning_rate, entropy_weight=args.entropy_weight),
-        minutes=args.minutes,
+        updates=args.updates,
+        minutes=args.minutes if args.updates is None else None,
         seed=args.seed,
         resume=args.resume,
         evaluate=evaluate,

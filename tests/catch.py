@@ -1,4 +1,4 @@
-"""Catch in 16 pixels: a ball falls, and after seven steps a paddle is under it or not.
+"""Catch in 16 pixels: a ball falls, and after four steps a paddle is under it or not.
 
 At first the ball is alone; after a step a decoy like it falls on the other side, and only then the paddle moves. Who
 remembers which was there first catches every ball: the optimum is a return of 1 an episode. Who follows either reaches
@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 
 SIDE = 16
 LANES = 8  # two pixels each
-STEPS = 7  # of an episode
+STEPS = 4  # of an episode
 OPTIMUM = 1.0
 STAY, RIGHT, LEFT = range(3)
 ENV: dict[str, Any] = {
@@ -63,8 +63,11 @@ class CatchVectorEnv(VectorEnv):
     def _frames(self) -> np.ndarray:
         lanes = np.zeros((self.num_envs, LANES, LANES, 3), np.uint8)
         rows = np.arange(self.num_envs)
+        first, right = self.height == 0, self.ball >= LANES // 2
+        lanes[first & ~right, :, : LANES // 2] = lanes[first & right, :, LANES // 2 :] = (40, 120, 40)
         for part in (-1, 0, 1):
             lanes[rows, -1, self.paddle + part] = (60, 160, 250)
-        two = rows[self.height > 0]
-        lanes[rows, self.height, self.ball] = lanes[two, self.height[two], LANES - 1 - self.ball[two]] = (250, 250, 90)
+        row = np.minimum(2 * self.height, LANES - 1)
+        two = rows[~first]
+        lanes[rows, row, self.ball] = lanes[two, row[two], LANES - 1 - self.ball[two]] = (250, 250, 90)
         return lanes.repeat(2, axis=1).repeat(2, axis=2)

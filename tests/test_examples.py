@@ -97,7 +97,7 @@ def test_dream_agent(world: str, model: Path, tmp_path: Path) -> None:
     settings = {"num-envs": 2, "lives": 3, "curve-lives": 2, "curve-every": 1, "max-life": 10, "reset-from": "start"}
     names = {"world": world, "model": model, "out": run, "device": "cpu"}
     options = [f"--{name}={value}" for name, value in (settings | names).items()]
-    for more in (["--minutes=0.001"], ["--minutes=0.03", "--resume"]):
+    for more in (["--updates=1"], ["--updates=2", "--resume"]):
         result = subprocess.run(
             [sys.executable, EXAMPLES / "dream_agent.py", *options, *more],
             env={**os.environ, "PYTHONWARNINGS": "error"},
@@ -109,8 +109,7 @@ def test_dream_agent(world: str, model: Path, tmp_path: Path) -> None:
         assert [row[0] for row in rows] == ["random", "agent"]
         assert all(np.isfinite(float(row[1])) for row in rows)
     curve = json.loads((run / "curve.json").read_text())
-    updates = [point["update"] for point in curve]
-    assert updates == list(range(len(updates))) and len(updates) > 1
+    assert [point["update"] for point in curve] == [0, 1, 2]
     assert all("real/return" in point for point in curve) and (run / "curve.png").stat().st_size > 1000
     policy = load_policy(f"agent:{run / 'agent'}", SPEC, load_agent=load_agent)
     actions, _ = policy.act(policy.begin(5, seed=0), np.zeros((5, 64, 64, 3), np.uint8), {})

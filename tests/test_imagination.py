@@ -470,3 +470,107 @@ def test_the_bar_shows_how_it_goes(train, tmp_path, capfd, monkeypatch) -> None:
     train(tmp_path / "run", progress=True)
     shown = capfd.readouterr().err
     assert "100%" in shown and "entropy=" in shown and "steps/s" in shown
+
+
+# Learning
+
+UPDATES = 500
+LEARNING = ImaginationConfig(rollout=4, learning_rate=1e-3, warmup=20, entropy_weight=0.03)
+"""Rollouts that begin and end in the midst of most episodes: what was seen before an update counts after it, too."""
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def learn(monkeypatch: pytest.MonkeyPatch, broken: Break | None = None, seed: int = 0) -> tuple[AgentPolicy, float]:
+    """Train in the ball game; the agent, and the mean return of the last tenth of the episodes that it trained on."""
+    config = AgentConfig(catch.ENV, ActorCriticConfig(3, (16, 16), channels=(8, 16), lstm_size=32))
+    policy = AgentPolicy.create(config, seed)
+    training = Imagination(policy.network, VectorEnvWorld(catch.CatchVectorEnv(32), seed=seed), LEARNING, seed)
+    with monkeypatch.context() as patch:
+        if broken is not None:
+            broken(patch)
+        for _ in range(UPDATES):
+            if training.step == UPDATES * 9 // 10:
+                training.finished_episodes()
+            training.update()
+    return policy, training.finished_episodes()["return"]
+
+
+def play(policy: AgentPolicy, games: int) -> float:
+    """The mean return of so many games, one after each other's beginning as the policy protocol has it."""
+    envs = catch.CatchVectorEnv(games)
+    envs.reset(seed=1000)
+    frames, _ = envs.reset()
+    state = policy.begin(games, seed=0)
+    state = policy.reset(state, np.ones(games, np.bool_))
+    total = np.zeros(games)
+    for _ in range(catch.STEPS):
+        actions, state = policy.act(state, frames, {})
+        frames, rewards, *_ = envs.step(actions)
+        total += rewards
+    return float(total.mean())
+
+
+def test_it_learns_to_catch(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, trained = learn(monkeypatch)
+    assert trained >= 0.9 * catch.OPTIMUM
+    assert play(policy, 500) >= 0.9 * catch.OPTIMUM
+
+
+def memory_not_carried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every update begins with an empty memory."""
+    detached = imagination._detached
+    monkeypatch.setattr(imagination, "_detached", lambda memory: Memory(*map(torch.zeros_like, detached(memory))))
+
+
+def no_memory_of_the_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends, the memories of all are emptied."""
+    begin_anew = Imagination._begin_anew
+
+    def broken(self: Imagination, ended: Tensor, memory: Memory) -> Memory:
+        return Memory(*map(torch.zeros_like, begin_anew(self, ended, memory)))
+
+    monkeypatch.setattr(Imagination, "_begin_anew", broken)
+
+
+def _change_returns(monkeypatch: pytest.MonkeyPatch, change: Callable[..., Tensor]) -> None:
+    monkeypatch.setattr(imagination, "lambda_returns", change)
+
+
+def nothing_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Returns are the steps' own rewards."""
+    _change_returns(monkeypatch, lambda rewards, *_: rewards)
+
+
+def returns_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is paid what came after the one before."""
+    _change_returns(monkeypatch, lambda *arguments: lambda_returns(*arguments).roll(1, dims=1))
+
+
+def endings_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the next episode pays is added to what this one does."""
+    _change_returns(monkeypatch, lambda r, ends, cuts, *rest: lambda_returns(r, torch.zeros_like(ends), cuts, *rest))
+
+
+def no_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a rollout there is nothing."""
+
+    def change(rewards: Tensor, ends: Tensor, cuts: Tensor, values: Tensor, *rest: float) -> Tensor:
+        return lambda_returns(rewards, ends, cuts, torch.zeros_like(values), *rest)
+
+    _change_returns(monkeypatch, change)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        memory_not_carried,
+        no_memory_of_the_ended,
+        nothing_comes_after,
+        returns_of_the_step_before,
+        endings_ignored,
+        no_bootstrap,
+    ],
+)
+def test_it_does_not_learn_to_catch_if_broken(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert learn(monkeypatch, broken)[1] < 0.9 * catch.OPTIMUM
