@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from gymnasium.error import Error as GymnasiumError
 
 from gym_dream import pretrained
 from gym_dream.games import GAMES
+
+if TYPE_CHECKING:
+    from gym_dream.policy import Policy
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 # Errors whose message tells what to do; of any other, users should see where it came from.
@@ -33,8 +36,8 @@ class Demo:
     """The world model: one that ships (see `gym-dream list`), a folder, or hub:organisation/name[@revision]."""
     policy: str = "scripted(noise=0.1)"
     """What plays in both: scripted or scripted(noise=0.1,lag=2), for Breakout only; random; persistent(repeat=0.9),
-    random actions held for a while; or sb3:FILE.zip (unpickled: trust it). Each may end in +epsilon=0.1 for a share of
-    random actions."""
+    random actions held for a while; agent:FOLDER, an agent that learnt, or agent(greedy):FOLDER; or sb3:FILE.zip
+    (unpickled: trust it). Each may end in +epsilon=0.1 for a share of random actions."""
     steps: int = 300
     """How many, in each world; 15 are a second of the game."""
     out: Path = Path("demo.gif")
@@ -48,13 +51,12 @@ class Demo:
 
     def __call__(self) -> None:
         from gym_dream.demo import demo
-        from gym_dream.policy import load_policy
         from gym_dream.world_model import WorldModel
 
         world_model = WorldModel.load(self.model)
         played = demo(
             world_model,
-            load_policy(self.policy, world_model.config.env),
+            _load_policy(self.policy, world_model.config.env),
             self.out,
             steps=self.steps,
             seed=self.seed,
@@ -99,7 +101,8 @@ class Collect:
     """The folder of episodes."""
     policy: str = "random"
     """What plays: random; persistent(repeat=0.9), random actions held for a while; scripted or
-    scripted(noise=0.1,lag=2), for Breakout only; or sb3:FILE.zip (unpickled: trust it)."""
+    scripted(noise=0.1,lag=2), for Breakout only; agent:FOLDER or agent(greedy):FOLDER; or sb3:FILE.zip (unpickled:
+    trust it)."""
     epsilon: tuple[float, ...] = (0.0,)
     """Probability of a random action at each step; several levels share the steps equally."""
     seed: int = 0
@@ -108,9 +111,8 @@ class Collect:
     def __call__(self) -> None:
         from gym_dream import real
         from gym_dream.data.collect import collect
-        from gym_dream.policy import load_policy
 
-        policy = load_policy(self.policy, real.env_spec(self.game), source="ram")
+        policy = _load_policy(self.policy, real.env_spec(self.game), source="ram")
         done = collect(self.game, policy, self.steps, self.out, epsilon=self.epsilon, seed=self.seed)
         print(f"Added {done.steps} steps to {self.out}, in games: {done.games}.")
         if done.interrupted:
@@ -221,7 +223,8 @@ class Evaluate:
     """The folder of the report, and of the episodes played."""
     policies: tuple[str, ...] = ("random", "persistent(repeat=0.9)", "scripted(noise=0.03)", "scripted(noise=0.5)")
     """What plays in both worlds: random; persistent(repeat=0.9), random actions held for a while; scripted or
-    scripted(noise=0.1,lag=2), for Breakout only; or sb3:FILE.zip (unpickled: trust it)."""
+    scripted(noise=0.1,lag=2), for Breakout only; agent:FOLDER or agent(greedy):FOLDER; or sb3:FILE.zip (unpickled:
+    trust it)."""
     epsilon: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6)
     """Each policy plays once with each share of random actions; random and persistent play once."""
     model: str | None = None
@@ -278,6 +281,7 @@ class Evaluate:
             device=self.device,
             precision=self.precision,
             model_kwargs=self.model_kwargs or None,
+            load=_load_policy,
         )
         write_report(comparison, self.out)
         print(text(comparison))
@@ -402,6 +406,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gym-dream: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _load_policy(spec: str, env: Mapping[str, Any], source: Literal["pixels", "ram"] = "pixels") -> Policy:
+    """As `gym_dream.policy.load_policy`, agents included, which nothing else in this package may name."""
+    from gym_dream.agents import load_agent
+    from gym_dream.policy import load_policy
+
+    return load_policy(spec, env, source=source, load_agent=load_agent)
 
 
 def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

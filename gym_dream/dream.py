@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar
 
@@ -181,6 +181,46 @@ class Dream:
         truncated = ((positions & WORD) >= self.horizon) & (self.horizon > 0)
         return DreamStep(observation, reward, terminated, truncated)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the dreams go on from, by name: what their model remembers, what is seen, and their random streams.
+
+        Not among it are the model, the contexts and the horizon, which are the caller's.
+        """
+        tensors = {"keys": self._keys, "positions": self._positions}
+        if self.observation is not None:
+            tensors |= {"observation": self.observation} | dict(named_tensors(self._state, "state"))
+        return tensors
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave, as if never stopped (on a CPU, to the bit).
+
+        Raises:
+            ValueError: a tensor is missing, unknown, or of another type or shape: they are those of another number of
+                dreams or of another kind of model. The dreams are left as they were.
+        """
+        expected = {"keys": self._keys, "positions": self._positions}
+        state = None
+        if "observation" in tensors:
+            # Only the dynamics know what their states are made of, so they are asked for one; nobody's stream is used.
+            context = self._tensors(self.contexts.sample(1, np.random.default_rng(0)))
+            state = self.dynamics.begin(context, RowNoise(self._keys[:1], torch.zeros_like(self._keys[:1])))
+            of_one = {"observation": context.frames[:, -1]} | dict(named_tensors(state, "state"))
+            expected |= {name: tensor.expand(self.num_dreams, *tensor.shape[1:]) for name, tensor in of_one.items()}
+        if different := sorted(expected.keys() ^ tensors.keys()):
+            raise ValueError(f"These are not the tensors of such dreams: {', '.join(different)} missing or unknown.")
+        for name, like in expected.items():
+            given = tensors[name]
+            if (given.dtype, given.shape) != (like.dtype, like.shape):
+                raise ValueError(
+                    f"These are not the tensors of such dreams: {name} is {given.dtype} of shape {tuple(given.shape)}, "
+                    f"expected {like.dtype} of shape {tuple(like.shape)}."
+                )
+        moved = {name: tensor.to(self.dynamics.device, copy=True) for name, tensor in tensors.items()}
+        self._keys, self._positions = moved["keys"], moved["positions"]
+        self.observation = moved.get("observation")
+        self._state = None if state is None else with_tensors(state, "state", moved)
+
     def _seeded(self, seeds: Sequence[int | None], chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and positions, with the chosen dreams that are given a seed put at the beginning of its stream."""
         if len(seeds) != self.num_dreams:
@@ -248,6 +288,31 @@ def put_rows(state: State, rows: Tensor, new: State) -> State:
         names = [field.name for field in fields(state)]  # type: ignore[arg-type]
         merged = replace(state, **{n: put_rows(getattr(state, n), rows, getattr(new, n)) for n in names})  # type: ignore[type-var]
     return merged
+
+
+def named_tensors(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a state, structured as in `put_rows`, with names that say where they are: ``"state.frames"``."""
+    if isinstance(state, Tensor):
+        yield name, state
+        return
+    for key, part in _parts(state).items():
+        yield from named_tensors(part, f"{name}.{key}")
+
+
+def with_tensors(state: State, name: str, tensors: Mapping[str, Tensor]) -> State:
+    """A state of the same structure, made of what `named_tensors` gave."""
+    made: Any
+    if isinstance(state, Tensor):
+        made = tensors[name]
+    else:
+        parts = {key: with_tensors(part, f"{name}.{key}", tensors) for key, part in _parts(state).items()}
+        made = type(state)(*parts.values()) if isinstance(state, tuple) else replace(state, **parts)  # type: ignore[type-var]
+    return made
+
+
+def _parts(state: Any) -> dict[str, Any]:
+    """What a dataclass or NamedTuple is made of."""
+    return state._asdict() if isinstance(state, tuple) else {f.name: getattr(state, f.name) for f in fields(state)}  # type: ignore[attr-defined]
 
 
 def stream_key(seed: int) -> int:

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -65,6 +67,42 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: str | os.PathLike[str], contents: Collection[str], kind: str) -> Iterator[Path]:
+    """Hand out an empty folder beside `folder`; what was put there becomes `folder` when the block ends well.
+
+    If the block fails, what was put there is removed and `folder` is as it was.
+
+    Args:
+        folder: Where to; it may exist, if it holds nothing but such contents.
+        contents: The names of all files that belong there.
+        kind: What the folder is, for error messages.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        FileExistsError: `folder` holds something else, which is left as it is.
+        OSError: The disk is full or the folder cannot be written; what was there stays.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: cannot write the {kind} {folder}. Choose another folder or change the permissions of "
+            "the one above it. What was there before is untouched",
+        ) from error
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        _replace_folder(temporary, folder, contents, kind)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -278,3 +316,27 @@ def _move_to_new(temporary: Path, path: Path) -> None:
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         os.replace(temporary, path)
+
+
+def _replace_folder(new: Path, folder: Path, contents: Collection[str], kind: str) -> None:
+    """Put ``new`` where ``folder`` is. Folders cannot be swapped in one step: the old one waits under another name."""
+    if not folder.exists():
+        new.rename(folder)
+        return
+    if foreign := sorted({path.name for path in folder.iterdir()} - set(contents)):
+        raise FileExistsError(
+            f"{folder} is no {kind}, for it holds {', '.join(foreign)}: it is left as it is. Choose another."
+        )
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    try:
+        folder.rename(old / folder.name)
+        try:
+            new.rename(folder)
+        except BaseException:
+            (old / folder.name).rename(folder)
+            raise
+    except BaseException:
+        with suppress(OSError):
+            old.rmdir()  # which spares it if the old one could not be moved back
+        raise
+    shutil.rmtree(old, ignore_errors=True)

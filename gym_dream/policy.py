@@ -153,44 +153,70 @@ class EpsilonPolicy:
         return np.where(overruled, dice, actions), (inner, random)
 
 
-def load_policy(spec: str, env: Mapping[str, Any], *, source: Literal["pixels", "ram"] = "pixels") -> Policy:
+class AgentLoader(Protocol):
+    """How agents are loaded: `gym_dream.agents.load_agent`, which is handed in, since this package knows no agents."""
+
+    def __call__(self, folder: Path, env: Mapping[str, Any], *, greedy: bool) -> Policy:
+        """The agent in a folder, made sure to be one for the environment."""
+        ...
+
+
+def load_policy(
+    spec: str,
+    env: Mapping[str, Any],
+    *,
+    source: Literal["pixels", "ram"] = "pixels",
+    load_agent: AgentLoader | None = None,
+) -> Policy:
     """The policy that a few words describe.
 
     Args:
         spec: ``random``; ``persistent(repeat=0.9)``, random actions held for a while; ``scripted``, a player of
-            Breakout, or ``scripted(noise=0.1,lag=2)`` (see `gym_dream.breakout.ScriptedBreakout`); ``sb3:FILE.zip``, a
-            model saved by Stable-Baselines3 or sb3-contrib, which unpickles: only open files you trust. Each may end in
-            ``+epsilon=0.1`` for a share of random actions.
+            Breakout, or ``scripted(noise=0.1,lag=2)`` (see `gym_dream.breakout.ScriptedBreakout`); ``agent:FOLDER``,
+            an agent of `gym_dream.agents` that draws its actions, ``agent(greedy):FOLDER``, the same at its best;
+            ``sb3:FILE.zip``, a model saved by Stable-Baselines3 or sb3-contrib, which unpickles: only open files you
+            trust. Each may end in ``+epsilon=0.1`` for a share of random actions.
         env: the specification of the environment it is to play: `gym_dream.real.env_spec` or a world model's
             `config.env`.
         source: where a scripted player looks: dreams have pixels only.
+        load_agent: what opens ``agent:FOLDER``: `gym_dream.agents.load_agent`.
 
     Raises:
-        ValueError: no policy has that name or those settings, or there is none for this game.
+        ValueError: no policy has that name or those settings, or there is none for this game; an agent, and nothing to
+            load it with.
         FileNotFoundError: there is no such file.
     """
     base, plus, epsilon = spec.partition("+epsilon=")
     num_actions = len(env["action_meanings"])
     if plus:
-        return EpsilonPolicy(load_policy(base, env, source=source), _number(float, epsilon, spec), num_actions)
+        inner = load_policy(base, env, source=source, load_agent=load_agent)
+        return EpsilonPolicy(inner, _number(float, epsilon, spec), num_actions)
     if base == "random":
         return RandomPolicy(num_actions)
     if base.startswith("sb3:"):
         from gym_dream.sb3_policy import load_sb3_policy
 
         return load_sb3_policy(Path(base.removeprefix("sb3:")), num_actions, tuple(env["frame_shape"]))
+    if agent := re.fullmatch(r"agent(\(greedy\))?:(.*)", base):
+        if load_agent is None:
+            raise ValueError(
+                f"To load {spec!r}, hand on the function that loads agents: load_policy(…, load_agent=gym_dream.agents."
+                "load_agent)."
+            )
+        return load_agent(Path(agent[2]), env, greedy=agent[1] is not None)
     if persistent := re.fullmatch(r"persistent(?:\(repeat=(.*)\))?", base):
         return PersistentPolicy(_number(float, persistent[1] or "0.9", spec), num_actions)
     scripted = re.fullmatch(r"scripted(?:\((.*)\))?", base)
     if scripted is None:
         raise ValueError(
             f"Unknown policy {spec!r}: expected 'random', 'persistent(repeat=0.9)', 'scripted', "
-            "'scripted(noise=0.1,lag=2)' or 'sb3:FILE.zip', each with or without '+epsilon=0.1' behind it."
+            "'scripted(noise=0.1,lag=2)', 'agent:FOLDER', 'agent(greedy):FOLDER' or 'sb3:FILE.zip', each with or "
+            "without '+epsilon=0.1' behind it."
         )
     if env.get("game") != "Breakout":
         raise ValueError(
             f"There is a scripted player for Breakout only, not for {env.get('game', 'this environment')}: use "
-            "'random' or 'sb3:FILE.zip'."
+            "'random', 'agent:FOLDER' or 'sb3:FILE.zip'."
         )
     from gym_dream.breakout import ScriptedBreakout
 

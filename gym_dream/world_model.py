@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +14,7 @@ from torch import nn
 
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data.contexts import Contexts
-from gym_dream.files import atomic_write, load_tensors, read_json, save_tensors, write_json
+from gym_dream.files import atomic_folder, atomic_write, load_tensors, read_json, save_tensors, write_json
 from gym_dream.games import find_game
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig
 from gym_dream.models.diamond import DiamondDynamics
@@ -122,8 +119,8 @@ class WorldModel:
         replay = _load_contexts(config, replay_path) if replay_path.exists() else None
         with torch.random.fork_rng(devices=[]):  # their weights are replaced: a user's random numbers go on untouched
             loaded = cls.create(config, starts, replay)
-        _load_weights(loaded.denoiser, folder / "denoiser.safetensors")
-        _load_weights(loaded.reward_termination, folder / "reward_termination.safetensors")
+        load_weights(loaded.denoiser, folder / "denoiser.safetensors")
+        load_weights(loaded.reward_termination, folder / "reward_termination.safetensors")
         card = card_path.read_text(encoding="utf-8") if card_path.exists() else ""
         return dataclasses.replace(loaded, card=card)
 
@@ -137,18 +134,7 @@ class WorldModel:
             FileExistsError: the folder holds something else than a world model, which is left as it is.
             OSError: the disk is full or the folder cannot be written; what was there stays.
         """
-        folder = Path(folder)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: cannot write the world model {folder}. Choose another folder or change the "
-                "permissions of the one above it. What was there before is untouched",
-            ) from error
-        try:
-            temporary.chmod(0o755)
+        with atomic_folder(folder, CONTENTS, "world model") as temporary:
             write_json(temporary / "config.json", to_json(self.config))
             _save_weights(self.denoiser, temporary / "denoiser.safetensors")
             _save_weights(self.reward_termination, temporary / "reward_termination.safetensors")
@@ -157,9 +143,6 @@ class WorldModel:
                 self.replay.save(temporary / "replay.safetensors")
             with atomic_write(temporary / "README.md") as card:
                 card.write_text(self.card, encoding="utf-8")
-            _replace_folder(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def dynamics(
         self,
@@ -294,7 +277,13 @@ def _save_weights(network: nn.Module, path: Path) -> None:
     save_tensors(path, tensors)
 
 
-def _load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Replace a network's weights by those of a safetensors file of floating-point numbers of any precision.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or a tensor is missing, unknown, of another shape or no floating-point numbers.
+    """
     expected = network.state_dict()
     tensors, _ = load_tensors(path, required=list(expected))
     for name, array in tensors.items():
@@ -324,27 +313,3 @@ def _load_contexts(config: WorldModelConfig, path: Path) -> Contexts:
     if actions.dtype != np.int64 or (actions.size and not 0 <= actions.min() <= actions.max() < known):
         raise ValueError(f"{path}: expected actions from 0 to {known - 1}, as config.json says, got others.")
     return contexts
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Put ``new`` where ``folder`` is. Folders cannot be swapped in one step: the old one waits under another name."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    if foreign := sorted({path.name for path in folder.iterdir()} - CONTENTS):
-        raise FileExistsError(
-            f"{folder} is no world model, for it holds {', '.join(foreign)}: it is left as it is. Choose another."
-        )
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    try:
-        folder.rename(old / folder.name)
-        try:
-            new.rename(folder)
-        except BaseException:
-            (old / folder.name).rename(folder)
-            raise
-    except BaseException:
-        with suppress(OSError):
-            old.rmdir()  # which spares it if the old model could not be moved back
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -234,3 +234,50 @@ def test_impossible_dreams_are_refused() -> None:
         open_dream(horizon=0)
     with pytest.raises(ValueError, match="each of the 4 dreams, got 2"):
         open_dream(4, seed=[1, 2])
+
+
+def test_dreams_go_on_from_their_tensors_to_the_bit() -> None:
+    dream = open_dream(horizon=6)
+    dream.reset()
+    play(dream, 3)
+    dream.reset(np.array([True, False, False, True]))
+    play(dream, 2)
+    kept = {name: tensor.clone() for name, tensor in dream.tensors().items()}
+    assert {"keys", "positions", "observation", "state.frame", "state.memory.steps", "state.memory.noise"} == set(kept)
+    other = open_dream(horizon=6, seed=99)
+    other.load_tensors(kept)
+    for _ in range(2):
+        for one, two in zip(play(dream, 2), play(other, 2), strict=True):
+            assert torch.equal(one.observation, two.observation)
+            assert torch.equal(one.truncated, two.truncated)
+        mask = np.array([False, True, True, False])
+        assert torch.equal(dream.reset(mask).observation, other.reset(mask).observation)
+    assert torch.equal(other.tensors()["state.memory.noise"], dream.tensors()["state.memory.noise"])
+
+
+def test_dreams_that_have_not_begun_have_tensors_too() -> None:
+    dream, other = open_dream(), open_dream(seed=99)
+    other.reset()
+    other.load_tensors(dream.tensors())
+    with pytest.raises(ResetNeeded):
+        other.step(np.zeros(4, int))
+    assert torch.equal(dream.reset().observation, other.reset().observation)
+    assert torch.equal(play(dream, 1)[0].observation, play(other, 1)[0].observation)
+
+
+def test_tensors_of_other_dreams_are_refused() -> None:
+    dream = open_dream()
+    dream.reset()
+    kept = dream.tensors()
+    fewer = open_dream(3)
+    fewer.reset()
+    before = fewer.tensors()
+    for tensors, message in (
+        (kept, r"keys is torch.int64 of shape \(4,\), expected torch.int64 of shape \(3,\)"),
+        ({n: t[:3] for n, t in kept.items() if n != "state.frame"}, "state.frame missing or unknown"),
+        ({n: t[:3] for n, t in kept.items()} | {"more": kept["keys"]}, "more missing or unknown"),
+        ({n: t[:3] for n, t in kept.items()} | {"state.memory.noise": kept["keys"][:3]}, "state.memory.noise is"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fewer.load_tensors(tensors)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fewer.tensors().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from gym_dream import real
+from gym_dream.agents import load_agent
 from gym_dream.data import Contexts
 from gym_dream.models.denoiser import DenoiserConfig
 from gym_dream.models.reward_termination import RewardTerminationConfig
@@ -86,3 +88,29 @@ def test_sb3_ppo(agent: str, world: str, model: Path, tmp_path: Path) -> None:
     assert policy.num_frames == FRAMES[agent]
     actions, _ = policy.act(policy.begin(5, seed=0), np.zeros((5, 64, 64, 3), np.uint8), {})
     assert actions.shape == (5,) and np.isin(actions, range(4)).all()
+
+
+@pytest.mark.parametrize("world", ["dream", pytest.param("real", marks=pytest.mark.slow)])
+def test_dream_agent(world: str, model: Path, tmp_path: Path) -> None:
+    """Two runs, of which the second goes on with the first."""
+    run = tmp_path / "run"
+    settings = {"num-envs": 2, "lives": 3, "curve-lives": 2, "curve-every": 1, "max-life": 10, "reset-from": "start"}
+    names = {"world": world, "model": model, "out": run, "device": "cpu"}
+    options = [f"--{name}={value}" for name, value in (settings | names).items()]
+    for more in (["--updates=1"], ["--updates=2", "--resume"]):
+        result = subprocess.run(
+            [sys.executable, EXAMPLES / "dream_agent.py", *options, *more],
+            env={**os.environ, "PYTHONWARNINGS": "error"},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        rows = [line.split() for line in result.stdout.splitlines()[-2:]]
+        assert [row[0] for row in rows] == ["random", "agent"]
+        assert all(np.isfinite(float(row[1])) for row in rows)
+    curve = json.loads((run / "curve.json").read_text())
+    assert [point["update"] for point in curve] == [0, 1, 2]
+    assert all("real/return" in point for point in curve) and (run / "curve.png").stat().st_size > 1000
+    policy = load_policy(f"agent:{run / 'agent'}", SPEC, load_agent=load_agent)
+    actions, _ = policy.act(policy.begin(5, seed=0), np.zeros((5, 64, 64, 3), np.uint8), {})
+    assert actions.shape == (5,)

@@ -226,7 +226,9 @@ def test_bad_names(spec, message):
 
 
 def test_other_games_have_no_scripted_player():
-    with pytest.raises(ValueError, match=r"Breakout only, not for Pong: use 'random' or 'sb3:FILE\.zip'"):
+    with pytest.raises(
+        ValueError, match=r"Breakout only, not for Pong: use 'random', 'agent:FOLDER' or 'sb3:FILE\.zip'"
+    ):
         load_policy("scripted", {**ENV, "game": "Pong"})
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gym_dream.agents import ActorCritic, ActorCriticConfig
+from gym_dream.agents.actor_critic import Memory
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig, TrainingNoise, denoiser_loss, preconditioners
 from gym_dream.models.reward_termination import (
     RewardTerminationConfig,
@@ -15,9 +17,10 @@ from gym_dream.models.reward_termination import (
     reward_termination_loss,
 )
 from gym_dream.models.sampler import SamplerConfig, noise_levels, sample
+from gym_dream.trainers.imagination import lambda_returns
 
 FOLDER = Path(__file__).parent / "reference"
-SEED_OFFSET = {"denoiser": 0, "rew_end_model": 1}
+SEED_OFFSET = {"denoiser": 0, "rew_end_model": 1, "actor_critic": 2}
 ONE_LEVEL = 2 / 255 + 1e-6
 
 
@@ -72,6 +75,20 @@ class Reference:
         )
         model = RewardTerminationModel(config)
         model.load_state_dict(reference_weights(self.json, "rew_end_model"))
+        return model
+
+    def actor_critic(self) -> ActorCritic:
+        c = self.json["config"]["actor_critic"]
+        assert all(c["down"])
+        config = ActorCriticConfig(
+            num_actions=c["num_actions"],
+            frame_size=(c["img_size"], c["img_size"]),
+            image_channels=c["img_channels"],
+            channels=tuple(c["channels"]),
+            lstm_size=c["lstm_dim"],
+        )
+        model = ActorCritic(config)
+        model.load_state_dict(reference_weights(self.json, "actor_critic"))
         return model
 
 
@@ -183,9 +200,27 @@ def test_reward_termination_losses(training):
     torch.testing.assert_close(loss.termination, io["rew_end_loss.loss_end"][0], atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_agent_logits_value_and_memory(atari):
+    io, model = atari.io, atari.actor_critic()
+    logits, value, memory = model(io["actor_critic.obs"], Memory(io["actor_critic.h0"], io["actor_critic.c0"]))
+    torch.testing.assert_close(logits, io["actor_critic.logits_act"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(value, io["actor_critic.val"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(memory.hidden, io["actor_critic.hx"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(memory.cell, io["actor_critic.cx"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("lambda_", "expected"), [(0.95, "returns"), (0.0, "returns_l0")])
+def test_lambda_returns(atari, lambda_, expected):
+    rewards, ends, cuts, values = (atari.io[f"lambda.{name}"] for name in ("rew", "end", "trunc", "val_bootstrap"))
+    ours = lambda_returns(rewards, ends.bool(), cuts.bool(), values, gamma=0.985, lambda_=lambda_)
+    torch.testing.assert_close(ours, atari.io[f"lambda.{expected}"], atol=1e-5, rtol=0)
+
+
 def test_parameter_counts_are_the_papers():
     def count(module):
         return sum(p.numel() for p in module.parameters())
 
     assert count(Denoiser(DenoiserConfig(num_actions=4))) == 4_405_955
     assert count(RewardTerminationModel(RewardTerminationConfig(num_actions=4))) == 5_900_864
+    assert count(ActorCritic(ActorCriticConfig(num_actions=4))) == 3_229_637

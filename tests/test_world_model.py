@@ -257,7 +257,7 @@ def test_a_folder_that_cannot_be_written_is_named(model, tmp_path, monkeypatch, 
     def forbidden(*args: object, **settings: object) -> str:
         raise OSError(number, "Permission denied")
 
-    monkeypatch.setattr(gym_dream.world_model.tempfile, "mkdtemp", forbidden)
+    monkeypatch.setattr(gym_dream.files.tempfile, "mkdtemp", forbidden)
     refuses(lambda: model.save(tmp_path / "model"), OSError, tmp_path / "model", "Choose another folder", "untouched")
 
 

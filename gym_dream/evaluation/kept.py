@@ -88,5 +88,8 @@ def digest(paths: Iterable[Path]) -> str:
 
 
 def _digest_of(policy: str) -> str:
-    """Of the file that the policy is, if it is one."""
-    return digest([Path(policy.removeprefix("sb3:").partition("+epsilon=")[0])]) if policy.startswith("sb3:") else ""
+    """Of the files that the policy is made of, if there are some."""
+    base = policy.partition("+epsilon=")[0]
+    if agent := re.fullmatch(r"agent(?:\(greedy\))?:(.*)", base):
+        return digest([*Path(agent[1]).glob("*.safetensors"), Path(agent[1]) / "config.json"])
+    return digest([Path(base.removeprefix("sb3:"))]) if base.startswith("sb3:") else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ from gym_dream.world_model import resolve
 
 HORIZONS = (15, 50, 200, 1000)
 WORLDS = ("dream", "real")
+LoadPolicy = Callable[[str, Mapping[str, Any]], Policy]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def compare(
     out: Path | None = None,
     resume: bool = False,
     progress: bool = False,
+    load: LoadPolicy = load_policy,
     **settings: Any,
 ) -> Comparison:
     """Play policies in a dream and in the game that it dreams of, and compare their returns.
@@ -124,13 +126,14 @@ def compare(
     figures and named in `Comparison.failed`.
 
     Args:
-        policies: specifications for `gym_dream.policy.load_policy`, or policies.
+        policies: specifications for ``load``, or policies.
         env: the id of the dream, or all settings at once.
         world_model: dreams in place of the one that the settings name.
         out: a folder that keeps every policy's episodes as soon as they are played; None keeps nothing.
         resume: take from ``out`` what was played there with the same settings and the same files of model, starts and
             policies (a ``world_model`` or policy that is handed in as an object is not compared).
         progress: show a progress bar.
+        load: makes policies of specifications, given the environment.
         **settings: fields of `Settings`.
 
     Raises:
@@ -166,7 +169,7 @@ def compare(
     real = real_world(spec, starts, num_envs, chosen.seed)
     try:
         worlds: dict[str, tuple[World, int]] = {"dream": (dream, chosen.episodes), "real": (real, chosen.real_episodes)}
-        return compare_in(policies, worlds, spec, chosen, kept=kept, progress=progress)
+        return compare_in(policies, worlds, spec, chosen, kept=kept, progress=progress, load=load)
     finally:
         real.close()
 
@@ -179,6 +182,7 @@ def compare_in(
     *,
     kept: KeptEpisodes | None = None,
     progress: bool = False,
+    load: LoadPolicy = load_policy,
 ) -> Comparison:
     """`compare` in worlds of your own: by name ("dream" and "real") each world and the number of episodes in it."""
     figures, failed = [], {}
@@ -192,7 +196,7 @@ def compare_in(
                 results = None if kept is None else kept.read(name, world, episodes)
                 if results is None:
                     try:
-                        policy = load_policy(given, spec) if isinstance(given, str) else given
+                        policy = load(given, spec) if isinstance(given, str) else given
                         results = play(where, policy, episodes, settings.horizon, settings.seed, bar.update)
                     except Exception as error:  # whatever is wrong with one policy, the others are played
                         failed[name] = f"{type(error).__name__}: {error}"
@@ -233,7 +237,7 @@ def summarise(settings: Settings, figures: Sequence[PolicyFigures], failed: Mapp
 def family(name: str) -> str:
     """What kind of policy a specification names, whatever its settings: its name without noise and epsilon."""
     base = name.partition("+epsilon=")[0]
-    return base if base.startswith("sb3:") else re.sub(r"\(.*?\)", "", base)
+    return base if base.startswith(("sb3:", "agent")) else re.sub(r"\(.*?\)", "", base)
 
 
 def with_epsilons(policies: Sequence[str], epsilons: Sequence[float]) -> list[str]:

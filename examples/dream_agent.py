@@ -1,0 +1,153 @@
+"""The agent that comes with gym_dream, trained in a dream or in the real game and then judged in the real one.
+
+    python examples/dream_agent.py                                  # trains in the Breakout dream that ships
+    python examples/dream_agent.py --world real                     # the control: the same in the game itself
+    python examples/dream_agent.py --minutes 120 --resume           # goes on with the run, up to two hours in all
+
+An actor-critic with an LSTM learns by policy gradient from dreams that begin anywhere in recorded play. The run folder
+gets the agent, which `gym-dream demo --policy agent:FOLDER` then plays, and the learning curve, curve.json and
+curve.png. Printed is the return of a life in the real game beside that of random play.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from gym_dream import Dream, WorldModel, real
+from gym_dream.agents import ActorCriticConfig, AgentConfig, AgentPolicy
+from gym_dream.evaluation.play import play, real_world
+from gym_dream.evaluation.statistics import Estimate, estimate
+from gym_dream.files import atomic_write
+from gym_dream.policy import Policy, RandomPolicy
+from gym_dream.settings import context_source
+from gym_dream.trainers.agent_run import train_agent
+from gym_dream.trainers.imagination import ImaginationConfig, World
+from gym_dream.trainers.vector_world import VectorEnvWorld
+from gym_dream.world_model import resolve_device
+
+
+@dataclass(frozen=True)
+class Args:
+    """The command line."""
+
+    world: Literal["dream", "real"] = "dream"
+    """where to train"""
+    model: str = "breakout"
+    """the world model: one that ships, a folder, or hub:organisation/name; with --world real, of the game to play"""
+    out: Path = Path("runs/dream_agent")
+    """the run folder"""
+    minutes: float = 60.0
+    """to train for, the time before a resume included"""
+    updates: int | None = None
+    """train until so many updates are done instead, those before a resume included"""
+    resume: bool = False
+    """go on with the run in OUT, with the same settings"""
+    num_envs: int = 16
+    """dreams or games at a time"""
+    reset_from: Literal["start", "replay"] = "replay"
+    """where dreams begin: with a game, or anywhere in recorded play"""
+    horizon: int = 50
+    """steps after which a dream is cut off; games last as long as a life"""
+    denoising_steps: int | None = None
+    """passes of the denoiser a frame, if not the model's own setting"""
+    learning_rate: float = 3e-4
+    """of AdamW"""
+    entropy_weight: float = 0.003
+    """of the bonus for acting at random"""
+    lives: int = 200
+    """to judge by at the end, in the real game"""
+    curve_lives: int = 16
+    """to judge by for each point of the learning curve"""
+    curve_every: int = 100
+    """updates between two points of the learning curve"""
+    max_life: int = 1000
+    """steps after which a life that is judged is cut off"""
+    seed: int = 0
+    """of everything random"""
+    device: str = "auto"
+    """where dreams and agent run"""
+    compile: bool = False
+    """compile the world model: takes a minute or so at first, then dreams go faster"""
+
+
+def make_world(args: Args, model: WorldModel) -> World:
+    if args.world == "real":
+        games = real.make_vec(model.config.env["game"], args.num_envs, autoreset_mode="Disabled")
+        return VectorEnvWorld(games, seed=args.seed, device=resolve_device(args.device))
+    dynamics = model.dynamics(args.device, compile=args.compile, num_denoising_steps=args.denoising_steps)
+    return Dream(dynamics, args.num_envs, context_source(model, args.reset_from), horizon=args.horizon, seed=args.seed)
+
+
+def judge(policy: Policy, args: Args, model: WorldModel, lives: int, seed: int) -> Estimate:
+    """The mean return of a life in the real game, the sum of its rewards' signs, with its 95% interval."""
+    games = real_world(model.config.env, model.starts, min(8, lives), seed)
+    played = play(games, policy, lives, args.max_life, seed)
+    games.close()
+    return estimate([life.total(args.max_life) for life in played])
+
+
+def draw_curve(points: Sequence[dict[str, Any]], random: Estimate, args: Args) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    steps = [p["steps"] for p in points]
+    axes.plot(steps, [p["real/return"] for p in points], "o-", label="a life of the real game")
+    axes.fill_between(steps, [p["real/low"] for p in points], [p["real/high"] for p in points], alpha=0.2)
+    trained = [p for p in points if "world/return" in p]
+    label = f"a dream of at most {args.horizon} steps" if args.world == "dream" else "a life while training"
+    axes.plot([p["steps"] for p in trained], [p["world/return"] for p in trained], ".-", label=label)
+    axes.axhline(random.mean, color="grey", linestyle="--", label="random play, a life of the real game")
+    axes.set(xlabel=f"steps in the {'dream' if args.world == 'dream' else 'game'}", ylabel="return (sum of signs)")
+    axes.legend()
+    with atomic_write(args.out / "curve.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    plt.close(figure)
+
+
+def main(args: Args) -> None:
+    model = WorldModel.load(args.model)
+    env, world = model.config.env, make_world(args, model)
+    height, width, channels = env["frame_shape"]
+    sizes = ActorCriticConfig(len(env["action_meanings"]), (height, width), channels)
+    policy = AgentPolicy.create(AgentConfig(env, sizes), args.seed)
+    policy.network.to(resolve_device(args.device))
+
+    def evaluate() -> dict[str, float]:
+        found = judge(policy, args, model, args.curve_lives, args.seed)
+        return {"real/return": found.mean, "real/low": found.low, "real/high": found.high}
+
+    may_change = ("out", "minutes", "updates", "resume", "lives", "device", "compile")
+    folder = train_agent(
+        policy.network,
+        world,
+        args.out,
+        save=policy.save,
+        setup={name: value for name, value in asdict(args).items() if name not in may_change},
+        settings=ImaginationConfig(learning_rate=args.learning_rate, entropy_weight=args.entropy_weight),
+        updates=args.updates,
+        minutes=args.minutes if args.updates is None else None,
+        seed=args.seed,
+        resume=args.resume,
+        evaluate=evaluate,
+        evaluate_every=args.curve_every,
+    )
+    unseen = args.seed + 1_000_000  # games that the curve was not made of
+    players: dict[str, Policy] = {"random": RandomPolicy(sizes.num_actions), "agent": policy}
+    returns = {name: judge(player, args, model, args.lives, unseen) for name, player in players.items()}
+    draw_curve(json.loads((args.out / "curve.json").read_text()), returns["random"], args)
+    print(f"Wrote {folder} and {args.out}/curve.png. The return of a life of the game, mean of {args.lives}:\n")
+    for name, found in returns.items():
+        print(f"{name:8}{found}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,331 @@
+"""Training an agent by policy gradient in a batch of dreams, or of anything that is stepped like one.
+
+REINFORCE with lambda-returns, as DIAMOND does it. The agent acts for some steps, gradients running through its memory,
+and is updated once; then it goes on where it was. Whatever ends is begun anew, and the agent catches up on the new
+context. Everything stays on the device of the dreams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from gym_dream.dream import DreamReset, DreamStep, named_tensors, put_rows, with_tensors
+
+from .learner import Learner
+
+
+@dataclass(frozen=True)
+class ImaginationConfig:
+    """How an agent is trained. The defaults are DIAMOND's, with 32 dreams of 15 steps."""
+
+    rollout: int = 15
+    """Steps between updates, and through which gradients run."""
+    gamma: float = 0.985
+    """Discount factor."""
+    lambda_: float = 0.95
+    """From 0, trust the values of the next frames, to 1, trust the rewards seen."""
+    entropy_weight: float = 0.001
+    """Of the bonus for acting at random."""
+    learning_rate: float = 1e-4
+    warmup: int = 100
+    """Updates over which the learning rate rises linearly."""
+    max_grad_norm: float = 100.0
+
+    def __post_init__(self) -> None:
+        if self.rollout < 1 or self.warmup < 0:
+            raise ValueError(f"Expected rollout >= 1 and warmup >= 0, got {self.rollout} and {self.warmup}.")
+        if not (0 <= self.gamma <= 1 and 0 <= self.lambda_ <= 1):
+            raise ValueError(f"gamma and lambda_: expected from 0 to 1, got {self.gamma} and {self.lambda_}.")
+        if not (self.learning_rate > 0 and self.max_grad_norm > 0 and self.entropy_weight >= 0):
+            raise ValueError(
+                "Expected learning_rate and max_grad_norm above 0 and entropy_weight of at least 0, got "
+                f"{self.learning_rate}, {self.max_grad_norm} and {self.entropy_weight}."
+            )
+
+
+class Agent(Protocol):
+    """What learns, beside being a `torch.nn.Module`. `gym_dream.agents.ActorCritic` is one.
+
+    A memory is a NamedTuple or dataclass of tensors with the batch first.
+    """
+
+    def __call__(self, frames: Tensor, memory: Any) -> tuple[Tensor, Tensor, Any]:
+        """Logits of actions float32 (B, A), value float32 (B,) and memory, having seen frames uint8 (B, H, W, C)."""
+
+    def empty_memory(self, batch_size: int) -> Any:
+        """Nothing remembered."""
+
+    def burn_in(self, frames: Tensor, real: Tensor) -> Any:
+        """The memory after frames uint8 (B, T, H, W, C) of which ``real``, bool (B, T), are no padding; T may be 0."""
+
+
+class World(Protocol):
+    """What the agent acts in: `gym_dream.dream.Dream`, or `VectorEnvWorld` around a real vector environment.
+
+    Nothing is reset by itself, so the observation after a step that ends an episode is its final frame.
+    """
+
+    @property
+    def observation(self) -> Tensor | None:
+        """uint8 (B, H, W, C), the current frames; None before the first reset."""
+
+    def reset(self, mask: Tensor | None = None) -> DreamReset:
+        """Begin the episodes in the mask, bool (B,), anew; all by default, as at first."""
+
+    def step(self, actions: Tensor) -> DreamStep:
+        """Take an action, int64 (B,), in each."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it goes on from."""
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave; a world that cannot has no observation afterwards and begins anew."""
+
+
+def lambda_returns(
+    rewards: Tensor, terminated: Tensor, truncated: Tensor, next_values: Tensor, gamma: float, lambda_: float
+) -> Tensor:
+    """Mixtures of all n-step returns, within episodes.
+
+        R_t = r_t + gamma (1 - end_t) [trunc_t V'_t + (1 - trunc_t) ((1 - lambda) V'_t + lambda R_{t+1})]
+
+    and, after the last step, R_{t+1} is V'_t.
+
+    Args:
+        rewards: float32 (B, T); their signs count.
+        terminated: bool (B, T), ``end``: nothing comes after.
+        truncated: bool (B, T), ``trunc``: something would come, but is not to be seen.
+        next_values: float32 (B, T), V'_t, the value of the frame after step t; where an episode ended, of its final
+            frame.
+        gamma: discount factor.
+        lambda_: see `ImaginationConfig`.
+
+    Returns:
+        float32 (B, T), without gradient.
+    """
+    next_values = next_values.detach()
+    goes_on = gamma * (~terminated).float()
+    mix = lambda_ * (~truncated).float()
+    following = next_values[:, -1]
+    returns = []
+    for t in reversed(range(rewards.shape[1])):
+        bootstrapped = torch.lerp(next_values[:, t], following, mix[:, t])
+        following = rewards[:, t].sign() + goes_on[:, t] * bootstrapped
+        returns.append(following)
+    return torch.stack(returns[::-1], dim=1)
+
+
+class AgentLoss(NamedTuple):
+    """The parts of the loss, scalars; ``total`` is minimised."""
+
+    total: Tensor
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+    """Of the policy, in nats."""
+
+
+def agent_loss(logits: Tensor, actions: Tensor, values: Tensor, returns: Tensor, entropy_weight: float) -> AgentLoss:
+    """REINFORCE with the value as baseline, squared error of the value, entropy bonus; means over all steps.
+
+    Args:
+        logits: float32 (B, T, A) of the policy.
+        actions: int64 (B, T), taken.
+        values: float32 (B, T) of the frames that were acted on.
+        returns: float32 (B, T), as from `lambda_returns`; no gradient runs through them.
+        entropy_weight: of the bonus.
+    """
+    log_policy = logits.log_softmax(dim=-1)
+    taken = log_policy.gather(-1, actions[..., None])[..., 0]
+    returns = returns.detach()
+    policy = -(taken * (returns - values.detach())).mean()
+    value = F.mse_loss(values, returns)
+    entropy = -(log_policy.exp() * log_policy).sum(dim=-1).mean()
+    return AgentLoss(policy + value - entropy_weight * entropy, policy, value, entropy)
+
+
+class _Position(NamedTuple):
+    """Where an agent is in its world, between two updates."""
+
+    memory: Any
+    """The agent's, without gradient history."""
+    ended: Tensor
+    """bool (B,), the episodes to be begun anew before the next step."""
+    running: Tensor
+    """float64 (2, B), return and length so far of the episodes at hand."""
+    finished: Tensor
+    """float64 (3,), number, summed return and summed length of the episodes that ended since it was last asked for."""
+
+
+class _Rollout(NamedTuple):
+    """T steps of B episodes."""
+
+    logits: Tensor  # float32 (B, T, A)
+    values: Tensor  # float32 (B, T), of the frames acted on
+    actions: Tensor  # int64 (B, T)
+    rewards: Tensor  # float32 (B, T)
+    terminated: Tensor  # bool (B, T)
+    truncated: Tensor  # bool (B, T)
+    next_values: Tensor  # float32 (B, T), without gradient, of the frames after the steps, final ones among them
+
+
+class Imagination:
+    """An agent in training: it, its optimiser, where it is in its world, and the number of updates so far.
+
+    The actions of update i are drawn from a generator seeded with (seed, i), and a dream has random streams of its own,
+    so with the `tensors` and the number of updates a run goes on as if never stopped; on a CPU to the bit.
+
+    Attributes:
+        step: updates done.
+    """
+
+    def __init__(self, agent: Agent, world: World, config: ImaginationConfig, seed: int) -> None:
+        """Take over an agent, which is updated in place, and a world, which the first update begins."""
+        self.agent, self.world, self.config, self.seed = agent, world, config, seed
+        self.step = 0
+        # Agents are modules, which a protocol cannot say. They act by the weights as they are: no averages.
+        self.learner = Learner(agent, config.learning_rate, 0.0, config.max_grad_norm, average_decay=0.0)  # type: ignore[arg-type]
+        self._position: _Position | None = None
+
+    def update(self) -> dict[str, Tensor]:
+        """Act for a rollout, learn from it once.
+
+        Returns:
+            Losses, entropy and gradient norm, as scalars on the device.
+        """
+        config = self.config
+        rollout = self._roll_out()
+        returns = lambda_returns(
+            rollout.rewards, rollout.terminated, rollout.truncated, rollout.next_values, config.gamma, config.lambda_
+        )
+        loss = agent_loss(rollout.logits, rollout.actions, rollout.values, returns, config.entropy_weight)
+        norm = self.learner.update(loss.total, min(1.0, (self.step + 1) / max(1, config.warmup)))
+        self.step += 1
+        return {
+            "agent/loss": loss.total.detach(),
+            "agent/policy_loss": loss.policy.detach(),
+            "agent/value_loss": loss.value.detach(),
+            "agent/entropy": loss.entropy.detach(),
+            "agent/grad_norm": norm,
+        }
+
+    @property
+    def steps_taken(self) -> int:
+        """Steps in the world, those of all its episodes together."""
+        return 0 if self._position is None else self.step * self.config.rollout * len(self._position.ended)
+
+    def finished_episodes(self) -> dict[str, float]:
+        """How the episodes went that ended since the last call: their number, mean return (of signs) and length."""
+        if self._position is None:
+            return {"episodes": 0.0}
+        count, total, steps = self._position.finished.tolist()
+        self._position = self._position._replace(finished=torch.zeros_like(self._position.finished))
+        return {"episodes": count} | ({"return": total / count, "length": steps / count} if count else {})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything an uninterrupted run would go on with, beside the number of updates."""
+        tensors = {f"learner.{name}": tensor for name, tensor in self.learner.tensors().items()}
+        tensors |= {f"world.{name}": tensor for name, tensor in self.world.tensors().items()}
+        if self._position is not None:
+            tensors |= named_tensors(self._position, "position")
+        return tensors
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Go on from what `tensors` gave after so many updates.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: they are those of another agent or world.
+        """
+        self.learner.load_tensors(_under("learner.", tensors))
+        self.world.load_tensors(_under("world.", tensors))
+        self.step, self._position = step, None
+        frames = self.world.observation
+        if frames is not None:  # else this world cannot go on where it was and begins anew
+            like = _beginning(self.agent.empty_memory(len(frames)), frames)
+            moved = {name: tensor.to(frames.device) for name, tensor in tensors.items()}
+            self._position = with_tensors(like, "position", moved)
+
+    def _roll_out(self) -> _Rollout:
+        """Act for a rollout, from where the last one ended."""
+        position = self._start() if self._position is None else self._position
+        memory, over = position.memory, bool(position.ended.any())
+        ended = position.ended
+        generator = self._generator(ended.device)
+        columns: list[tuple[Tensor, ...]] = []
+        for t in range(self.config.rollout):
+            if over:  # begun only here, not after the step, so that gradients always run through catching up
+                memory = self._begin_anew(ended, memory)
+            logits, value, memory = self.agent(self._frames(), memory)
+            # The largest of logits with Gumbel noise is a draw from their distribution, and waits for no device.
+            gumbel = -torch.empty_like(logits).exponential_(generator=generator).log()
+            action = (logits.detach() + gumbel).argmax(dim=1)
+            step = self.world.step(action)
+            ended = step.terminated | step.truncated
+            over = bool(ended.any())
+            # Of the frame after the step, as long as it is to be seen: a final frame, or the last one of the rollout.
+            # All others are judged at the step after.
+            seen_now = over or t == self.config.rollout - 1
+            next_value = self._value(memory) if seen_now else torch.zeros_like(value)
+            columns.append((logits, value, action, step.reward, step.terminated, step.truncated, next_value))
+        rollout = _Rollout(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+        ends = rollout.terminated | rollout.truncated
+        values_after = torch.cat([rollout.values[:, 1:].detach(), rollout.next_values[:, -1:]], dim=1)
+        running, finished = _tally(position.running, position.finished, rollout.rewards.sign(), ends)
+        self._position = _Position(_detached(memory), ended, running, finished)
+        return rollout._replace(next_values=torch.where(ends, rollout.next_values, values_after))
+
+    def _start(self) -> _Position:
+        """Begin all episodes."""
+        context = self.world.reset().context
+        return _beginning(self.agent.burn_in(context.frames[:, :-1], context.real[:, :-1]), context.frames)
+
+    def _begin_anew(self, ended: Tensor, memory: Any) -> Any:
+        """Begin what ended; the memory, in those rows of what came before the new frames."""
+        context = self.world.reset(ended).context
+        caught_up = self.agent.burn_in(context.frames[:, :-1], context.real[:, :-1])
+        return put_rows(memory, ended.nonzero()[:, 0], caught_up)
+
+    @torch.no_grad()
+    def _value(self, memory: Any) -> Tensor:
+        """Of the current frames, float32 (B,); what is remembered stays as it is."""
+        return self.agent(self._frames(), memory)[1]
+
+    def _frames(self) -> Tensor:
+        frames = self.world.observation
+        assert frames is not None  # the world was begun
+        return frames
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        """What the actions of this update are drawn from."""
+        seed = np.random.default_rng([self.seed, self.step]).integers(2**62)
+        return torch.Generator(device).manual_seed(int(seed))
+
+
+def _beginning(memory: Any, frames: Tensor) -> _Position:
+    """Nothing has ended yet, and nothing been paid."""
+    zeros = torch.zeros(2, len(frames), dtype=torch.float64, device=frames.device)
+    return _Position(memory, zeros[0].bool(), zeros, zeros.new_zeros(3))
+
+
+def _tally(running: Tensor, finished: Tensor, rewards: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Count on over T steps; arguments as in `_Position`, rewards float and ends bool (B, T)."""
+    for reward, end in zip(rewards.unbind(1), ends.unbind(1), strict=True):
+        running = running + torch.stack([reward, torch.ones_like(reward)])
+        finished = finished + torch.cat([end.sum()[None], (running * end).sum(dim=1)])
+        running = running * ~end
+    return running, finished
+
+
+def _detached(memory: Any) -> Any:
+    return with_tensors(memory, "memory", {name: tensor.detach() for name, tensor in named_tensors(memory, "memory")})
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
