@@ -22,8 +22,8 @@ from gym_dream.data import Episode, EpisodeInfo, EpisodeStore
 from gym_dream.trainers.checkpoint import NAME, load_checkpoint, save_checkpoint
 from gym_dream.trainers.fit import Fit, FitConfig, learning_rate_factor
 from gym_dream.trainers.learner import Learner
+from gym_dream.trainers.loop import Budget
 from gym_dream.trainers.presets import PRESETS, TrainingConfig
-from gym_dream.trainers.run import Budget
 from gym_dream.world_model import WorldModel
 
 EPISODES = 5
@@ -178,7 +178,7 @@ def test_every_loss_is_logged(data, tmp_path, monkeypatch):
         for name in values:
             logged.setdefault(name, set()).add(step)
 
-    monkeypatch.setattr(gym_dream.trainers.run, "_log", lambda folder, step: _entered(log))
+    monkeypatch.setattr(gym_dream.trainers.run, "scalar_log", lambda folder, step: _entered(log))
     monkeypatch.setattr(gym_dream.trainers.run, "LOG_INTERVAL", 3)
     tiny.fit(tmp_path / "run", data, steps=9, training={"reward_interval": 4})
     assert {name for name in logged if "held_out" not in name} == {

@@ -81,7 +81,7 @@ def work(
             setattr(
                 Fit, name, lambda *arguments: (_ for _ in ()).throw(AssertionError("only the first process writes"))
             )
-        run._log = None  # type: ignore[assignment]
+        run.scalar_log = None  # type: ignore[assignment]
         run.write_json = None  # type: ignore[assignment]
         if fast_clocks:
             years = iter(range(0, 10**15, 10**9))

@@ -18,7 +18,7 @@ from gym_dream.files import read_json, write_json
 
 from .checkpoint import NAME, load_checkpoint, save_checkpoint
 from .imagination import Agent, Imagination, ImaginationConfig, World
-from .run import _BAR, LOG_INTERVAL, Budget, _log, _polite_interrupt
+from .loop import BAR, LOG_INTERVAL, Budget, polite_interrupt, scalar_log
 
 Evaluate = Callable[[], Mapping[str, float]]
 
@@ -99,7 +99,7 @@ def train_agent(
         # In this order, so that wherever there is a run to resume there is a checkpoint to resume from.
         run.save_checkpoint()
         write_json(out / "config.json", to_json(config))
-    with _log(out / "logs", training.step) as log:
+    with scalar_log(out / "logs", training.step) as log:
         run.train(budget, checkpoint_minutes, log, progress)
     return out / "agent"
 
@@ -136,8 +136,8 @@ class _Run:
         def used() -> float:
             return budget.used(training.step, self._seconds())
 
-        bar = tqdm(total=budget.amount, initial=used(), unit=budget.unit, disable=not progress, bar_format=_BAR)
-        with bar, _polite_interrupt() as interrupted:
+        bar = tqdm(total=budget.amount, initial=used(), unit=budget.unit, disable=not progress, bar_format=BAR)
+        with bar, polite_interrupt() as interrupted:
             if not self.curve:
                 self._point(log)
             while used() < budget.amount and not interrupted():

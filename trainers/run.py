@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -24,41 +21,9 @@ from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resol
 
 from .checkpoint import NAME
 from .fit import Fit, FitConfig
+from .loop import BAR, LOG_INTERVAL, Budget, no_log, polite_interrupt, scalar_log
 from .presets import PRESETS, TrainingConfig
 from .processes import joined
-
-LOG_INTERVAL = 20  # updates between two looks at the losses, each of which waits for the device
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long a run is to be, all of it, the part before a resume included.
-
-    Attributes:
-        amount: updates, or seconds.
-        unit: "step" or "s".
-    """
-
-    amount: float
-    unit: str
-
-    @classmethod
-    def of(cls, steps: int | None, minutes: float | None) -> Budget:
-        """Either a number of updates or a time.
-
-        Raises:
-            ValueError: both, neither, or not above zero.
-        """
-        if (steps is None) == (minutes is None):
-            raise ValueError("Say how long to train: either steps or minutes.")
-        budget = cls(steps, "step") if steps is not None else cls(60 * (minutes or 0), "s")
-        if budget.amount <= 0:
-            raise ValueError(f"Expected to train for more than nothing, got steps={steps}, minutes={minutes}.")
-        return budget
-
-    def used(self, steps: int, seconds: float) -> float:
-        """How much of the amount is used up, at most all of it."""
-        return min(self.amount, steps if self.unit == "step" else seconds)
 
 
 @dataclass(frozen=True)
@@ -161,7 +126,7 @@ def fit(
             # In this order, so that wherever there is a run to resume there is a checkpoint to resume from.
             run.save_checkpoint(out, seconds)
             write_json(out / "config.json", to_json(config))
-        with _log(out / "logs", run.step) if processes.first else nullcontext(_no_log) as log:
+        with scalar_log(out / "logs", run.step) if processes.first else nullcontext(no_log) as log:
             _train(run, out, budget, seconds, checkpoint_minutes, log, progress and processes.first)
     return out / "world_model"
 
@@ -203,9 +168,9 @@ def _train(
             log(run.evaluate(), run.step)
 
     used = budget.used(run.step, seconds)
-    bar = tqdm(total=budget.amount, initial=used, unit=budget.unit, disable=not progress, bar_format=_BAR)
+    bar = tqdm(total=budget.amount, initial=used, unit=budget.unit, disable=not progress, bar_format=BAR)
     first_step, first_second = run.step, time.monotonic()
-    with bar, _polite_interrupt() as interrupted:
+    with bar, polite_interrupt() as interrupted:
         moment = now()
         while not moment.over:
             latest |= run.update(moment.used / budget.amount)
@@ -223,9 +188,6 @@ def _train(
                 checkpoint()
                 saved = time.monotonic()
         checkpoint()
-
-
-_BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
 
 
 def _new_config(
@@ -307,46 +269,3 @@ def _stored_config(out: Path, data: Path | None) -> FitConfig:
             f"on other data with --init {out / 'world_model'}."
         )
     return config
-
-
-@contextmanager
-def _log(folder: Path, step: int) -> Iterator[Callable[[Mapping[str, float], int], None]]:
-    """A function that writes scalars for TensorBoard, if that is installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        tqdm.write("No TensorBoard logs: pip install 'gym-dream[train]' for them.")
-        yield _no_log
-        return
-    with SummaryWriter(str(folder), purge_step=step + 1) as writer:
-
-        def write(values: Mapping[str, float], at: int) -> None:
-            for name, value in values.items():
-                writer.add_scalar(name, value, at)
-
-        yield write
-
-
-def _no_log(values: Mapping[str, float], step: int) -> None:
-    pass
-
-
-@contextmanager
-def _polite_interrupt() -> Iterator[Callable[[], bool]]:
-    """Take the first Ctrl-C as a request to finish; the second one interrupts as usual."""
-    asked = False
-    if threading.current_thread() is not threading.main_thread():  # which is where Python delivers signals
-        yield lambda: asked
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)

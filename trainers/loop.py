@@ -1,0 +1,90 @@
+"""What every training loop has: how long it is to be, a progress bar, logs for TensorBoard, and an end by Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+LOG_INTERVAL = 20  # updates between two looks at the losses, each of which waits for the device
+BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} {unit} [{elapsed}<{remaining}{postfix}]"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run is to be, all of it, the part before a resume included.
+
+    Attributes:
+        amount: updates, or seconds.
+        unit: "step" or "s".
+    """
+
+    amount: float
+    unit: str
+
+    @classmethod
+    def of(cls, steps: int | None, minutes: float | None) -> Budget:
+        """Either a number of updates or a time.
+
+        Raises:
+            ValueError: both, neither, or not above zero.
+        """
+        if (steps is None) == (minutes is None):
+            raise ValueError("Say how long to train: either steps or minutes.")
+        budget = cls(steps, "step") if steps is not None else cls(60 * (minutes or 0), "s")
+        if budget.amount <= 0:
+            raise ValueError(f"Expected to train for more than nothing, got steps={steps}, minutes={minutes}.")
+        return budget
+
+    def used(self, steps: int, seconds: float) -> float:
+        """How much of the amount is used up, at most all of it."""
+        return min(self.amount, steps if self.unit == "step" else seconds)
+
+
+@contextmanager
+def scalar_log(folder: Path, step: int) -> Iterator[Callable[[Mapping[str, float], int], None]]:
+    """A function that writes scalars for TensorBoard, if that is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        tqdm.write("No TensorBoard logs: pip install 'gym-dream[train]' for them.")
+        yield no_log
+        return
+    with SummaryWriter(str(folder), purge_step=step + 1) as writer:
+
+        def write(values: Mapping[str, float], at: int) -> None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, at)
+
+        yield write
+
+
+def no_log(values: Mapping[str, float], step: int) -> None:
+    """Write nothing."""
+
+
+@contextmanager
+def polite_interrupt() -> Iterator[Callable[[], bool]]:
+    """Take the first Ctrl-C as a request to finish; the second one interrupts as usual."""
+    asked = False
+    if threading.current_thread() is not threading.main_thread():  # which is where Python delivers signals
+        yield lambda: asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
