@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,8 +174,9 @@ def load_tensors(
         required: If given, the names that must be there; then nothing else may, save the `optional` ones.
         optional: Names that may be there.
         mapped: Leave the arrays on disk, mapped into memory: what is used is read when it is used, and kept by the
-            system's cache, which processes share and which gives way to other needs. Replacing the file (as
-            `atomic_write` does) changes nothing for who has mapped it; it must not be changed or cut in place.
+            system's cache, which processes share and which gives way to other needs. On a local POSIX file system,
+            replacing the file (as `atomic_write` does) changes nothing for who has mapped it; it must not be changed or
+            cut in place.
 
     Returns:
         Writable arrays by name (what is written never reaches the file), and the header's strings.
@@ -340,3 +342,11 @@ def _replace_folder(new: Path, folder: Path, contents: Collection[str], kind: st
             old.rmdir()  # which spares it if the old one could not be moved back
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """What files hold, as a short string: other contents give another."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]

@@ -20,11 +20,12 @@ from gym_dream import cli
 from gym_dream.configuration import to_json
 from gym_dream.data import Contexts, EpisodeStore
 from gym_dream.dynamics import ContextTensors
-from gym_dream.evaluation.kept import KeptEpisodes, digest
+from gym_dream.evaluation.kept import KeptEpisodes
 from gym_dream.evaluation.play import DreamWorld, EpisodeResult, RealWorld, World, play
 from gym_dream.evaluation.report import text, write_report
 from gym_dream.evaluation.returns import Comparison, Settings, compare, compare_in, family, with_epsilons
 from gym_dream.evaluation.statistics import agreement, estimate
+from gym_dream.files import digest
 from gym_dream.noise import RowNoise
 from gym_dream.policy import EpsilonPolicy, PersistentPolicy, Policy, RandomPolicy
 

@@ -155,6 +155,8 @@ class _Run:
                 if time.monotonic() - saved >= 60 * checkpoint_minutes:
                     self._save()
                     saved = time.monotonic()
+            if not interrupted():
+                self._point(log)  # by the clock, the end may have come after the look above
             self._save()
 
     def save_checkpoint(self) -> None:
@@ -175,8 +177,9 @@ class _Run:
             ) from error
         for torn in self.out.glob(f".{NAME}.*.tmp"):  # what a killed run left half-written
             torn.unlink()
-        for half in self.out.glob(".agent.*"):
-            shutil.rmtree(half)
+        if (self.out / "agent").exists():  # else a kill may have left the old one under another name
+            for half in self.out.glob(".agent.*"):
+                shutil.rmtree(half)
 
     def _save(self) -> None:
         self._look()

@@ -57,6 +57,8 @@ class FitConfig:
     seed: int
     teacher: str = ""
     """The world model (name, folder or hub) whose denoiser is distilled to a single step; "" for none."""
+    teacher_digest: str = ""
+    """Of its files, so that a resumed run has the same teacher."""
 
 
 class Fit:
@@ -222,7 +224,8 @@ class Fit:
         )
         for learner in (self.denoiser, self.reward_termination):
             # Drawn alike from the seed, but another kind of CPU may round the draws differently.
-            self.processes.take_over([*learner.network.parameters(), *learner.average.parameters()])
+            for network in (learner.network, learner.average.module):
+                self.processes.take_over([*network.parameters(), *network.buffers()])
 
     def start_from(self, model: WorldModel) -> None:
         """Take over another model's weights, which must be of the same architecture."""

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data import Episode, EpisodeStore
-from gym_dream.files import read_json, write_json
-from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve_dtype
+from gym_dream.files import digest, read_json, write_json
+from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve, resolve_dtype
 
 from .checkpoint import NAME
 from .fit import Fit, FitConfig
@@ -105,12 +105,12 @@ def fit(
     with joined(device) as (processes, where):
         dtype = resolve_dtype(precision, where)
         if resume:
-            config = _stored_config(out, data)
+            config = _stored_config(out, data, teacher)
         elif (out / "config.json").exists():
             raise FileExistsError(f"{out} already holds a run. Go on with it by --resume, or choose another --out.")
         else:
             config = _new_config(data, preset, init, training or {}, held_out_fraction, seed, teacher)
-        master = WorldModel.load(config.teacher) if config.teacher else None
+        master = _load_teacher(config) if config.teacher else None
         run = Fit(config, _episodes(config), where, dtype, compile, master, accumulate, processes)
         seconds = 0.0
         if resume:
@@ -213,7 +213,9 @@ def _new_config(
     origin = init or teacher
     world_model = PRESETS[preset].world_model(env) if origin is None else _architecture(origin, env)
     if teacher is not None:
-        world_model = replace(world_model, sampler=replace(world_model.sampler, num_denoising_steps=1))
+        _check_teacher(teacher, _architecture(teacher, env), world_model)
+        sampler = replace(world_model.sampler, num_denoising_steps=1, s_churn=0.0)
+        world_model = replace(world_model, sampler=sampler)
     return FitConfig(
         world_model=world_model,
         training=from_json(TrainingConfig, settings, "training"),
@@ -222,7 +224,36 @@ def _new_config(
         held_out_fraction=held_out_fraction,
         seed=seed,
         teacher=_lasting(teacher or ""),
+        teacher_digest=_digest(teacher) if teacher else "",
     )
+
+
+def _digest(model: str) -> str:
+    folder = resolve(model)
+    return digest([folder / "config.json", folder / "denoiser.safetensors"])
+
+
+def _check_teacher(teacher: str, theirs: WorldModelConfig, student: WorldModelConfig) -> None:
+    if theirs.denoiser.context_length != student.denoiser.context_length:
+        raise ValueError(
+            f"The teacher {teacher} sees {theirs.denoiser.context_length} past frames, the student "
+            f"{student.denoiser.context_length}; expected the same."
+        )
+    if theirs.sampler.s_churn:
+        raise ValueError(
+            f"The teacher {teacher} samples with fresh noise at every step (s_churn={theirs.sampler.s_churn}): what it "
+            "draws does not follow from where it starts, and cannot be learnt in one step. Set s_churn to 0 in its "
+            "config.json."
+        )
+
+
+def _load_teacher(config: FitConfig) -> WorldModel:
+    if _digest(config.teacher) != config.teacher_digest:
+        raise ValueError(
+            f"{config.teacher} is no longer the teacher that the run was begun with. Put that one back, or start a new "
+            "run with the new teacher and with --init the world model of this run."
+        )
+    return WorldModel.load(config.teacher)
 
 
 def _lasting(model: str) -> str:
@@ -261,8 +292,13 @@ def _remove_torn(out: Path) -> None:
             shutil.rmtree(half)
 
 
-def _stored_config(out: Path, data: Path | None) -> FitConfig:
+def _stored_config(out: Path, data: Path | None, teacher: str | None = None) -> FitConfig:
     config = from_json(FitConfig, read_json(out / "config.json"), str(out / "config.json"))
+    if teacher is not None and _lasting(teacher) != config.teacher:
+        raise ValueError(
+            f"{out} learns from {config.teacher or 'no teacher'}, not from {teacher}. Leave --teacher out to go "
+            "on with it."
+        )
     if data is not None and str(data.resolve()) != config.data:
         raise ValueError(
             f"{out} was fitted to {config.data}, not to {data}. Leave --data out to go on with it, or start a new run "

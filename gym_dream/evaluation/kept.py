@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gym_dream.evaluation.play import EpisodeResult
-from gym_dream.files import read_json, write_json
+from gym_dream.files import digest, read_json, write_json
 
 
 class KeptEpisodes:
@@ -75,16 +75,8 @@ class KeptEpisodes:
         write_json(self._path(policy, world), content)
 
     def _path(self, policy: str, world: str) -> Path:
-        digest = hashlib.sha256(policy.encode()).hexdigest()[:8]  # names of files may differ in what is replaced here
-        return self._folder / f"{re.sub(r'[^A-Za-z0-9.=,+-]', '_', policy)}-{digest}-{world}.json"
-
-
-def digest(paths: Iterable[Path]) -> str:
-    """What files hold, as a short string: other contents give another."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+        name = hashlib.sha256(policy.encode()).hexdigest()[:8]  # names of files may differ in what is replaced here
+        return self._folder / f"{re.sub(r'[^A-Za-z0-9.=,+-]', '_', policy)}-{name}-{world}.json"
 
 
 def _digest_of(policy: str) -> str:

@@ -17,9 +17,10 @@ from gym_dream.configuration import to_json
 from gym_dream.data.contexts import Contexts, start_contexts
 from gym_dream.data.store import EpisodeStore
 from gym_dream.dynamics import DreamModel
-from gym_dream.evaluation.kept import KeptEpisodes, digest
+from gym_dream.evaluation.kept import KeptEpisodes
 from gym_dream.evaluation.play import DreamWorld, EpisodeResult, World, play, real_world
 from gym_dream.evaluation.statistics import Agreement, Estimate, agreement, estimate
+from gym_dream.files import digest
 from gym_dream.policy import Policy, load_policy
 from gym_dream.settings import open_model
 from gym_dream.world_model import resolve

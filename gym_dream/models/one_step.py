@@ -86,7 +86,9 @@ def one_step_loss(
             error = error * torch.where(known, change_weights(frames[:, length + i - 1], x, change_weight), 1.0)
         count = None if counts is None else counts[i]
         losses.append(masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i], count))
-        history.append(quantise(drawn.detach(), config.quantisation))
+        # What comes before a life's beginning is grey in a dream's past, too.
+        known = mask[:, length + i]
+        history.append(quantise(drawn.detach(), config.quantisation) * known[:, None, None, None])
         astray.append((history[-1] - x).abs().flatten(1).amax(dim=1) > tolerance)
     return torch.stack(losses).mean()
 
