@@ -174,7 +174,7 @@ class Fit:
     def _descend(self, learner: Learner, share: Share, batch_size: int, rate: float) -> tuple[Tensor, Tensor]:
         """Update a network by the gradient of the sum of a batch's losses.
 
-        Of the batch, only one piece at a time is on the device, with all that its gradient needs.
+        Only one piece's frames at a time are on the device, with all that their gradient needs; the noise is whole.
 
         Returns:
             The gradient's norm, and the losses (K,).
@@ -217,7 +217,8 @@ class Fit:
         Raises:
             ValueError: they see another run or other data.
         """
-        configuration = json.dumps(to_json(replace(self.config, data="")), sort_keys=True)  # data may lie elsewhere
+        # The folders may lie elsewhere; what is in them is compared by steps and by the teacher's digest.
+        configuration = json.dumps(to_json(replace(self.config, data="", teacher="")), sort_keys=True)
         checksum = zlib.crc32(configuration.encode())
         self.processes.check_same(
             f"update {self.step}, {self.num_steps} steps of play, a configuration with checksum {checksum:08x}"

@@ -216,14 +216,24 @@ def denoiser_loss(
         base = denoiser.base(noisy, past, c)
         output = denoiser.network(noisy, past, actions[:, i : i + length], c)
         error = (output - (x - base) / c.c_out) ** 2
-        if change_weight:
-            # After padding everything is new, which is no reason to weigh all of it.
-            known = mask[:, length + i - 1, None, None, None]
-            error = error * torch.where(known, change_weights(frames[:, length + i - 1], x, change_weight), 1.0)
         count = None if counts is None else counts[i]
-        losses.append(masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i], count))
+        losses.append(target_loss(error, frames, mask, length + i, change_weight, count))
         history.append(quantise(base + c.c_out * output.detach(), config.quantisation))
     return torch.stack(losses).mean()
+
+
+def target_loss(
+    error: Tensor, frames: Tensor, mask: Tensor, at: int, change_weight: float, count: int | None
+) -> Tensor:
+    """The mean over unmasked samples of the squared errors of frame ``at`` (B, C, H, W), weighed where it changes.
+
+    See `denoiser_loss` for ``frames``, ``mask``, ``change_weight`` and ``count`` (of this frame).
+    """
+    if change_weight:
+        # After padding everything is new, which is no reason to weigh all of it.
+        known = mask[:, at - 1, None, None, None]
+        error = error * torch.where(known, change_weights(frames[:, at - 1], frames[:, at], change_weight), 1.0)
+    return masked_mean(error.flatten(1).mean(dim=1), mask[:, at], count)
 
 
 def change_weights(now: Tensor, following: Tensor, extra: float, threshold: float = 0.1) -> Tensor:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gym_dream.models.denoiser import Denoiser, change_weights, masked_mean, quantise
+from gym_dream.models.denoiser import Denoiser, quantise, target_loss
 
 Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
 """start (B, C, H, W), past (B, L, C, H, W), actions (B, L) -> the frame it draws from this noise, (B, C, H, W)."""
@@ -81,11 +81,8 @@ def one_step_loss(
         drawn = student.base(start, past, c) + c.c_out * student.network(start, past, acted, c)
         taught = torch.stack(astray[-length:]).any(dim=0) if tolerance >= 0 else torch.ones_like(mask[:, 0])
         error = ((drawn - _targets(teacher, x, start, past, acted, taught)) / c.c_out) ** 2
-        if change_weight:
-            known = mask[:, length + i - 1, None, None, None]  # after padding everything is new
-            error = error * torch.where(known, change_weights(frames[:, length + i - 1], x, change_weight), 1.0)
         count = None if counts is None else counts[i]
-        losses.append(masked_mean(error.flatten(1).mean(dim=1), mask[:, length + i], count))
+        losses.append(target_loss(error, frames, mask, length + i, change_weight, count))
         # What comes before a life's beginning is grey in a dream's past, too.
         known = mask[:, length + i]
         history.append(quantise(drawn.detach(), config.quantisation) * known[:, None, None, None])
