@@ -20,10 +20,11 @@ import gym_dream.files
 import gym_dream.trainers.run
 from gym_dream.data import Episode, EpisodeInfo, EpisodeStore
 from gym_dream.trainers.checkpoint import NAME, load_checkpoint, save_checkpoint
-from gym_dream.trainers.fit import Fit, FitConfig, learning_rate_factor
+from gym_dream.trainers.fit import Fit, FitConfig
 from gym_dream.trainers.learner import Learner
 from gym_dream.trainers.loop import Budget
 from gym_dream.trainers.presets import PRESETS, TrainingConfig
+from gym_dream.trainers.world_model_trainer import learning_rate_factor
 from gym_dream.world_model import WorldModel
 
 EPISODES = 5

@@ -132,7 +132,7 @@ def test_a_run_leaves_play_on_disk(store, monkeypatch, tmp_path, fit_of):
     fit_of(store.load_all())
     tiny.fit(tmp_path / "run", store.folder, steps=1)
     for fit, expected in zip(made, (False, True), strict=True):
-        owner: Any = fit.frame_sampler.spans._frames[0]
+        owner: Any = fit.play.frames.spans._frames[0]
         while isinstance(owner, np.ndarray):
             owner = owner.base
         assert isinstance(owner, Tensor) == expected  # which maps the file
@@ -141,7 +141,7 @@ def test_a_run_leaves_play_on_disk(store, monkeypatch, tmp_path, fit_of):
 def test_a_fit_in_memory_keeps_every_frame_once(store, fit_of):
     """100,000 steps must fit into 1.4 GB, all that the samplers know of them included."""
     fit = fit_of(store.load_all())
-    samplers = fit.frame_sampler, fit.reward_sampler, fit.held_out_frame_sampler, fit.held_out_reward_sampler
+    samplers = fit.play.frames, fit.play.rewards, fit.held_out_play.frames, fit.held_out_play.rewards
     taken = sum(storages([samplers, fit.held_out]).values())
     assert GAMES * STEPS * SIDE * SIDE * 3 < taken < GAMES * STEPS * PER_STEP
 

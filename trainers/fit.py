@@ -1,10 +1,9 @@
-"""A world model being fitted to recorded play: networks, optimisers, data, and the number of updates so far."""
+"""A world model being fitted to recorded play: the trainer, the data, and what a run is."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,35 +12,16 @@ import torch
 from torch import Tensor
 
 from gym_dream.configuration import to_json
-from gym_dream.data import (
-    ContextSampler,
-    Emphasis,
-    Episode,
-    Segments,
-    SegmentSampler,
-    eventful,
-    split_held_out,
-    start_contexts,
-)
-from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
-from gym_dream.models.one_step import Teacher, one_step_loss
-from gym_dream.models.reward_termination import (
-    RewardTerminationModel,
-    reward_termination_loss,
-)
-from gym_dream.models.sampler import sample
+from gym_dream.data import ContextSampler, Episode, split_held_out, start_contexts
 from gym_dream.world_model import WorldModel, WorldModelConfig
 
 from .checkpoint import NAME, load_checkpoint, save_checkpoint
-from .learner import Learner
 from .presets import TrainingConfig
 from .processes import Processes
+from .world_model_trainer import Play, Share, WorldModelTrainer
 
 HELD_OUT_BATCHES = 8
 REPLAY_CONTEXTS = 64  # moments of play that a model brings along
-
-Share = Callable[[slice], Tensor]
-"""Rows of a batch -> their share of the batch's losses, float32 (K,). The shares of all rows add up to the losses."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +41,8 @@ class FitConfig:
     """Of its files, so that a resumed run has the same teacher."""
 
 
-class Fit:
-    """A run in memory: networks, data and the number of updates so far. One call of `update` is one step.
-
-    Every random draw of step i comes from a generator seeded with (seed, i), so the step number alone is the position
-    in the data and in the noise. They are drawn for the whole batch, by every process, however it is then cut into
-    pieces: so neither the number of processes nor that of pieces changes what a run learns, but for rounding.
-    """
+class Fit(WorldModelTrainer):
+    """A run in memory: the trainer and its data. One call of `update` is one step."""
 
     def __init__(
         self,
@@ -96,111 +71,35 @@ class Fit:
         Raises:
             ValueError: a batch has fewer rows than pieces.
         """
-        self.config, self.device, self.dtype = config, device, dtype
-        self.accumulate, self.processes = accumulate, processes
-        self.step = 0
-        training = config.training
-        if accumulate < 1:
-            raise ValueError(f"accumulate: expected at least 1 piece, got {accumulate}.")
-        for name in ("batch_size", "reward_batch_size"):
-            try:
-                processes.rows(getattr(training, name), accumulate)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+        self.config = config
         self.num_steps = sum(map(len, episodes))
         train, self.held_out = split_held_out(episodes, config.held_out_fraction, config.seed)
-        denoiser_config = config.world_model.denoiser
-        ending = config.world_model.env["ending"]
-        frames = denoiser_config.context_length + training.targets
-        emphasis = None
-        if training.event_share:
-            emphasis = Emphasis([eventful(e) for e in train], training.event_share, window=training.targets)
-        self.frame_sampler = SegmentSampler(train, frames, beyond_end=False, ending=ending, emphasis=emphasis)
-        self.held_out_frame_sampler = SegmentSampler(self.held_out, frames, beyond_end=False, ending=ending)
-        self.reward_sampler = SegmentSampler(train, training.reward_steps + 1, beyond_end=True, ending=ending)
-        self.held_out_reward_sampler = SegmentSampler(
-            self.held_out, training.reward_steps + 1, beyond_end=True, ending=ending
-        )
+        training = config.training
+        play = Play.of(train, config.world_model, training, event_share=training.event_share)
+        self.held_out_play = Play.of(self.held_out, config.world_model, training)
         # Dreams begin from games that training never saw.
-        length = denoiser_config.context_length
+        length = config.world_model.denoiser.context_length
         starts = start_contexts(self.held_out, length)
-        replay = ContextSampler(self.held_out, length, ending=ending).sample(
+        replay = ContextSampler(self.held_out, length, ending=config.world_model.env["ending"]).sample(
             REPLAY_CONTEXTS, np.random.default_rng(config.seed)
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.world_model = WorldModel.create(config.world_model, starts, replay)
-        self.teacher = None if teacher is None else _teacher(teacher, device)
-        self.denoiser = self._learner(self.world_model.denoiser, training.max_grad_norm)
-        self.reward_termination = self._learner(self.world_model.reward_termination, training.reward_max_grad_norm)
-        if compile:
-            self.world_model.denoiser.inner_model.compile()
-            self.world_model.reward_termination.encoder.compile()
-
-    def _learner(self, network: torch.nn.Module, max_grad_norm: float) -> Learner:
-        training = self.config.training
-        network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Learner(network, training.learning_rate, training.weight_decay, max_grad_norm, training.average_decay)
-
-    def update(self, progress: float) -> dict[str, Tensor]:
-        """One step: an update of each network that is due.
-
-        Args:
-            progress: share of the run that is done, in [0, 1]; only the learning rate depends on it.
-
-        Returns:
-            Losses and gradient norms, as scalars on the device.
-        """
-        training = self.config.training
-        rng = np.random.default_rng([self.config.seed, self.step])
-        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        rate = learning_rate_factor(self.step, progress, training)
-        report: dict[str, Tensor] = {}
-        if _due(self.step, training.denoiser_interval):
-            share = self._denoiser_share(self.world_model.denoiser, self.frame_sampler, rng, generator)
-            norm, losses = self._descend(self.denoiser, share, training.batch_size, rate)
-            report |= {"denoiser/grad_norm": norm, "denoiser/loss": losses[0]}
-        if _due(self.step, training.reward_interval):
-            share = self._reward_termination_share(self.world_model.reward_termination, self.reward_sampler, rng)
-            norm, losses = self._descend(self.reward_termination, share, training.reward_batch_size, rate)
-            report |= {
-                "reward_termination/grad_norm": norm,
-                "reward/loss": losses[0],
-                "termination/loss": losses[1],
-            }
-        self.step += 1
-        return report
-
-    def _descend(self, learner: Learner, share: Share, batch_size: int, rate: float) -> tuple[Tensor, Tensor]:
-        """Update a network by the gradient of the sum of a batch's losses.
-
-        Only one piece's frames at a time are on the device, with all that their gradient needs; the noise is whole.
-
-        Returns:
-            The gradient's norm, and the losses (K,).
-        """
-        learner.forget()
-        done = []
-        for rows in self.processes.rows(batch_size, self.accumulate):
-            losses = share(rows)
-            losses.sum().backward()
-            done.append(losses.detach())
-        losses = torch.stack(done).sum(dim=0)
-        self.processes.add([losses, *learner.gradient()])
-        return learner.descend(rate), losses
+            fresh = WorldModel.create(config.world_model, starts, replay)
+        super().__init__(fresh, play, training, config.seed, device, dtype, compile, teacher, accumulate, processes)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Losses of the averaged networks on held-out games, always on the same segments and noise."""
-        training = self.config.training
-        rng = np.random.default_rng([self.config.seed, 0])
-        generator = torch.Generator(self.device).manual_seed(self.config.seed)
+        training = self.training
+        rng = np.random.default_rng([self.seed, 0])
+        generator = torch.Generator(self.device).manual_seed(self.seed)
         averaged = self.averaged()
         batches = []
         for _ in range(HELD_OUT_BATCHES):
-            share = self._denoiser_share(averaged.denoiser, self.held_out_frame_sampler, rng, generator)
+            share = self._denoiser_share(averaged.denoiser, self.held_out_play.frames, rng, generator)
             losses = [self._whole(share, training.batch_size)]
-            share = self._reward_termination_share(averaged.reward_termination, self.held_out_reward_sampler, rng)
+            share = self._reward_termination_share(averaged.reward_termination, self.held_out_play.rewards, rng)
             losses.append(self._whole(share, training.reward_batch_size))
             batches.append(torch.cat(losses).tolist())
         names = ("denoiser", "reward", "termination")
@@ -223,25 +122,7 @@ class Fit:
         self.processes.check_same(
             f"update {self.step}, {self.num_steps} steps of play, a configuration with checksum {checksum:08x}"
         )
-        for learner in (self.denoiser, self.reward_termination):
-            # Drawn alike from the seed, but another kind of CPU may round the draws differently.
-            for network in (learner.network, learner.average.module):
-                self.processes.take_over([*network.parameters(), *network.buffers()])
-
-    def start_from(self, model: WorldModel) -> None:
-        """Take over another model's weights, which must be of the same architecture."""
-        pairs = (self.denoiser, model.denoiser), (self.reward_termination, model.reward_termination)
-        for learner, network in pairs:
-            learner.network.load_state_dict(network.state_dict())
-            learner.average.module.load_state_dict(network.state_dict())
-
-    def averaged(self) -> WorldModel:
-        """The world model with the averaged weights: what the run delivers."""
-        return replace(
-            self.world_model,
-            denoiser=self.denoiser.average.module,  # type: ignore[arg-type]
-            reward_termination=self.reward_termination.average.module,  # type: ignore[arg-type]
-        )
+        self.take_over()
 
     def save(self, run: Path, seconds: float) -> None:
         """Write the checkpoint, then the world model folder."""
@@ -250,142 +131,15 @@ class Fit:
 
     def save_checkpoint(self, run: Path, seconds: float) -> None:
         """Write all that `load` goes on from."""
-        tensors = {f"denoiser.{name}": tensor for name, tensor in self.denoiser.tensors().items()}
-        tensors |= {f"reward_termination.{name}": t for name, t in self.reward_termination.tensors().items()}
-        save_checkpoint(run, tensors, {"step": self.step, "seconds": seconds})
+        save_checkpoint(run, self.tensors(), {"step": self.step, "seconds": seconds})
 
     def load(self, run: Path) -> float:
         """Go on from the run folder's checkpoint; returns the seconds trained so far."""
         tensors, progress = load_checkpoint(run)
         try:
-            for name, learner in (("denoiser.", self.denoiser), ("reward_termination.", self.reward_termination)):
-                learner.load_tensors({k.removeprefix(name): t for k, t in tensors.items() if k.startswith(name)})
+            self.load_tensors(tensors, int(progress["step"]))
         except (RuntimeError, KeyError) as error:
             raise ValueError(
                 f"{run / NAME} is not a checkpoint of the run in {run / 'config.json'}: {error}"
             ) from error
-        self.step = int(progress["step"])
         return float(progress["seconds"])
-
-    def _denoiser_share(
-        self, denoiser: Denoiser, sampler: SegmentSampler, rng: np.random.Generator, generator: torch.Generator
-    ) -> Share:
-        """Draw a batch; the loss is one.
-
-        The noise is that of the whole batch, whoever's rows it is for: some frames a row, little beside the network's
-        activations.
-        """
-        training, length = self.config.training, denoiser.config.context_length
-        places = sampler.draw(training.batch_size, rng)
-        height, width, channels = self.config.world_model.env["frame_shape"]
-        shape = (training.batch_size, channels, height, width)
-        noise = [self._training_noise(shape, generator) for _ in range(training.targets)]
-        context_noise = self._context_noise(shape, length, generator)
-        counts = places.mask[:, length:].sum(axis=0).tolist()
-
-        def share(rows: slice) -> Tensor:
-            segment = self._tensors(sampler.gather(places, rows))
-            noised = None if context_noise is None else context_noise[rows]
-            with self._autocast():
-                if self.teacher is None:
-                    loss = denoiser_loss(
-                        denoiser,
-                        *segment,
-                        [TrainingNoise(*(drawn[rows] for drawn in draw)) for draw in noise],
-                        context_noise=noised,
-                        change_weight=training.change_weight,
-                        counts=counts,
-                    )
-                else:
-                    loss = one_step_loss(
-                        denoiser,
-                        *segment,
-                        [draw.pixel[rows] for draw in noise],
-                        self.config.world_model.sampler.sigma_max,
-                        teacher=self.teacher,
-                        tolerance=training.tolerance,
-                        context_noise=noised,
-                        change_weight=training.change_weight,
-                        counts=counts,
-                    )
-            return loss[None]
-
-        return share
-
-    def _training_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> TrainingNoise:
-        t, (batch, channels) = self.config.training, shape[:2]
-        sigma = (t.sigma_loc + t.sigma_scale * self._normal((batch,), generator)).exp()
-        return TrainingNoise(
-            sigma=sigma.clamp(t.sigma_min, t.sigma_max),
-            offset=self._normal((batch, channels, 1, 1), generator),
-            pixel=self._normal(shape, generator),
-        )
-
-    def _context_noise(
-        self, shape: tuple[int, int, int, int], length: int, generator: torch.Generator
-    ) -> Tensor | None:
-        largest, (batch, channels, height, width) = self.config.training.context_noise, shape
-        if not largest:
-            return None
-        scale = largest * torch.rand((batch, 1, 1, 1, 1), generator=generator, device=self.device)
-        shift = self._normal((batch, 1, channels, 1, 1), generator)
-        return scale * (shift + self._normal((batch, length, channels, height, width), generator))
-
-    def _normal(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        return torch.randn(shape, generator=generator, device=self.device)
-
-    def _reward_termination_share(
-        self, model: RewardTerminationModel, sampler: SegmentSampler, rng: np.random.Generator
-    ) -> Share:
-        """Draw a batch; the losses are that of the rewards and that of the endings."""
-        places = sampler.draw(self.config.training.reward_batch_size, rng)
-        count = int((places.mask[:, :-1] & places.mask[:, 1:]).sum())
-
-        def share(rows: slice) -> Tensor:
-            segments = sampler.gather(places, rows)
-            frames, actions, mask = self._tensors(segments)
-            rewards, terminated = (self._on_device(a) for a in (segments.rewards, segments.terminated))
-            with self._autocast():
-                prediction = model(frames[:, :-1], actions, frames[:, 1:])
-            mask = mask[:, :-1] & mask[:, 1:]
-            return torch.stack(reward_termination_loss(prediction, rewards, terminated, mask, count))
-
-        return share
-
-    def _tensors(self, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames travel to the device as bytes and are scaled there."""
-        frames, actions, mask = (self._on_device(a) for a in (segments.frames, segments.actions, segments.mask))
-        return to_unit(frames, mask), actions, mask
-
-    def _on_device(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        # Only from pinned memory does a GPU copy while the host goes on; PyTorch keeps that memory until it has.
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-
-def _teacher(world_model: WorldModel, device: torch.device) -> Teacher:
-    """Draws frames as the world model's own dreams do."""
-    dynamics = world_model.dynamics(str(device))  # a frozen copy of the networks
-
-    def draw(start: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-        return sample(
-            lambda x, sigma: dynamics.denoiser(x, sigma, past, actions), start, dynamics.sampler, lambda: start
-        )
-
-    return draw
-
-
-def _due(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0
-
-
-def learning_rate_factor(step: int, progress: float, training: TrainingConfig) -> float:
-    """Linear warm-up over the first steps, linear fall to zero over the last share of the run."""
-    warmup = min(1.0, (step + 1) / max(1, training.warmup_steps))
-    cooldown = min(1.0, (1 - progress) / training.cooldown) if training.cooldown else 1.0
-    return warmup * max(0.0, cooldown)

@@ -18,9 +18,9 @@ from gym_dream.models.denoiser import Denoiser, DenoiserConfig, InnerModel, Trai
 from gym_dream.models.one_step import Teacher, one_step_loss
 from gym_dream.models.sampler import SamplerConfig
 
-from .fit import learning_rate_factor
 from .learner import Learner
 from .presets import TrainingConfig
+from .world_model_trainer import learning_rate_factor
 
 Loss = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
 """frames float32 (B, L + targets, C, H, W), actions, mask, and where to draw noise from -> a scalar."""

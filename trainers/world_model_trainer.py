@@ -1,0 +1,339 @@
+"""The networks of a world model in training: one update after the other, on play that it is handed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gym_dream.data import Emphasis, Episode, Segments, SegmentSampler, eventful
+from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
+from gym_dream.models.one_step import Teacher, one_step_loss
+from gym_dream.models.reward_termination import RewardTerminationModel, reward_termination_loss
+from gym_dream.models.sampler import sample
+from gym_dream.world_model import WorldModel, WorldModelConfig
+
+from .learner import Learner
+from .presets import TrainingConfig
+from .processes import Processes
+
+Share = Callable[[slice], Tensor]
+"""Rows of a batch -> their share of the batch's losses, float32 (K,). The shares of all rows add up to the losses."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """Recorded play to draw batches from."""
+
+    frames: SegmentSampler
+    """For the denoiser."""
+    rewards: SegmentSampler
+    """For the reward and termination model."""
+
+    @classmethod
+    def of(
+        cls,
+        episodes: Sequence[Episode],
+        config: WorldModelConfig,
+        training: TrainingConfig,
+        *,
+        event_share: float = 0.0,
+        recency: Sequence[float] | None = None,
+    ) -> Play:
+        """Cut games into what a world model is trained on.
+
+        Args:
+            episodes: whole games, oldest first.
+            config: of the world model.
+            training: how it is trained.
+            event_share: of the denoiser's segments, see `TrainingConfig`.
+            recency: which games to draw from how often, see `gym_dream.data.SegmentSampler`.
+        """
+        ending = config.env["ending"]
+        emphasis = None
+        if event_share:
+            emphasis = Emphasis([eventful(e) for e in episodes], event_share, window=training.targets)
+        length = config.denoiser.context_length + training.targets
+        frames = SegmentSampler(episodes, length, beyond_end=False, ending=ending, recency=recency, emphasis=emphasis)
+        rewards = SegmentSampler(episodes, training.reward_steps + 1, beyond_end=True, ending=ending, recency=recency)
+        return cls(frames, rewards)
+
+
+class WorldModelTrainer:
+    """A world model's networks, their optimisers and averages, and the number of updates so far.
+
+    Every random draw of step i comes from a generator seeded with (seed, i), so the step number alone is the position
+    in the data and in the noise. They are drawn for the whole batch, by every process, however it is then cut into
+    pieces: so neither the number of processes nor that of pieces changes what a run learns, but for rounding.
+
+    Attributes:
+        step: updates done.
+        play: what updates draw from.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        play: Play | None,
+        training: TrainingConfig,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        compile: bool,
+        teacher: WorldModel | None = None,
+        accumulate: int = 1,
+        processes: Processes = Processes(),  # noqa: B008  (frozen)
+    ) -> None:
+        """Take a world model over; its weights are updated in place.
+
+        Args:
+            world_model: its networks, fresh or trained.
+            play: what updates draw from; may be set later.
+            training: how they are trained.
+            seed: of all draws.
+            device: where everything is.
+            dtype: of the networks' arithmetic.
+            compile: compile the networks.
+            teacher: distil this world model's denoiser, sampled as its configuration says. Where to start from is told
+                by `start_from`.
+            accumulate: pieces that this process computes its part of a batch in.
+            processes: those that share out a batch.
+
+        Raises:
+            ValueError: a batch has fewer rows than pieces.
+        """
+        self.world_model, self.play, self.training, self.seed = world_model, play, training, seed
+        self.device, self.dtype = device, dtype
+        self.accumulate, self.processes = accumulate, processes
+        self.step = 0
+        if accumulate < 1:
+            raise ValueError(f"accumulate: expected at least 1 piece, got {accumulate}.")
+        for name in ("batch_size", "reward_batch_size"):
+            try:
+                processes.rows(getattr(training, name), accumulate)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        self.teacher = None if teacher is None else _teacher(teacher, device)
+        self.denoiser = self._learner(world_model.denoiser, training.max_grad_norm)
+        self.reward_termination = self._learner(world_model.reward_termination, training.reward_max_grad_norm)
+        if compile:
+            world_model.denoiser.inner_model.compile()
+            world_model.reward_termination.encoder.compile()
+
+    def _learner(self, network: torch.nn.Module, max_grad_norm: float) -> Learner:
+        training = self.training
+        network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Learner(network, training.learning_rate, training.weight_decay, max_grad_norm, training.average_decay)
+
+    def update(self, progress: float) -> dict[str, Tensor]:
+        """One step: an update of each network that is due.
+
+        Args:
+            progress: share of the run that is done, in [0, 1]; only the learning rate depends on it.
+
+        Returns:
+            Losses and gradient norms, as scalars on the device.
+        """
+        training = self.training
+        assert self.play is not None  # there is play to learn from
+        rng = np.random.default_rng([self.seed, self.step])
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        rate = learning_rate_factor(self.step, progress, training)
+        report: dict[str, Tensor] = {}
+        if _due(self.step, training.denoiser_interval):
+            share = self._denoiser_share(self.world_model.denoiser, self.play.frames, rng, generator)
+            norm, losses = self._descend(self.denoiser, share, training.batch_size, rate)
+            report |= {"denoiser/grad_norm": norm, "denoiser/loss": losses[0]}
+        if _due(self.step, training.reward_interval):
+            share = self._reward_termination_share(self.world_model.reward_termination, self.play.rewards, rng)
+            norm, losses = self._descend(self.reward_termination, share, training.reward_batch_size, rate)
+            report |= {
+                "reward_termination/grad_norm": norm,
+                "reward/loss": losses[0],
+                "termination/loss": losses[1],
+            }
+        self.step += 1
+        return report
+
+    def _descend(self, learner: Learner, share: Share, batch_size: int, rate: float) -> tuple[Tensor, Tensor]:
+        """Update a network by the gradient of the sum of a batch's losses.
+
+        Only one piece's frames at a time are on the device, with all that their gradient needs; the noise is whole.
+
+        Returns:
+            The gradient's norm, and the losses (K,).
+        """
+        learner.forget()
+        done = []
+        for rows in self.processes.rows(batch_size, self.accumulate):
+            losses = share(rows)
+            losses.sum().backward()
+            done.append(losses.detach())
+        losses = torch.stack(done).sum(dim=0)
+        self.processes.add([losses, *learner.gradient()])
+        return learner.descend(rate), losses
+
+    def start_from(self, model: WorldModel) -> None:
+        """Take over another model's weights, which must be of the same architecture."""
+        pairs = (self.denoiser, model.denoiser), (self.reward_termination, model.reward_termination)
+        for learner, network in pairs:
+            learner.network.load_state_dict(network.state_dict())
+            learner.average.module.load_state_dict(network.state_dict())
+
+    def averaged(self) -> WorldModel:
+        """The world model with the averaged weights: what the run delivers."""
+        return replace(
+            self.world_model,
+            denoiser=self.denoiser.average.module,  # type: ignore[arg-type]
+            reward_termination=self.reward_termination.average.module,  # type: ignore[arg-type]
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything an uninterrupted run would go on with, beside the number of updates."""
+        tensors = {f"denoiser.{name}": tensor for name, tensor in self.denoiser.tensors().items()}
+        return tensors | {f"reward_termination.{name}": t for name, t in self.reward_termination.tensors().items()}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Go on from what `tensors` gave after so many updates.
+
+        Raises:
+            KeyError, RuntimeError: they are those of other networks.
+        """
+        for name, learner in (("denoiser.", self.denoiser), ("reward_termination.", self.reward_termination)):
+            learner.load_tensors({k.removeprefix(name): t for k, t in tensors.items() if k.startswith(name)})
+        self.step = step
+
+    def take_over(self) -> None:
+        """Go on with the weights of the first process.
+
+        Drawn alike from the seed, but another kind of CPU may round the draws differently.
+        """
+        for learner in (self.denoiser, self.reward_termination):
+            for network in (learner.network, learner.average.module):
+                self.processes.take_over([*network.parameters(), *network.buffers()])
+
+    def _denoiser_share(
+        self, denoiser: Denoiser, sampler: SegmentSampler, rng: np.random.Generator, generator: torch.Generator
+    ) -> Share:
+        """Draw a batch; the loss is one.
+
+        The noise is that of the whole batch, whoever's rows it is for: some frames a row, little beside the network's
+        activations.
+        """
+        training, length = self.training, denoiser.config.context_length
+        places = sampler.draw(training.batch_size, rng)
+        height, width, channels = self.world_model.config.env["frame_shape"]
+        shape = (training.batch_size, channels, height, width)
+        noise = [self._training_noise(shape, generator) for _ in range(training.targets)]
+        context_noise = self._context_noise(shape, length, generator)
+        counts = places.mask[:, length:].sum(axis=0).tolist()
+
+        def share(rows: slice) -> Tensor:
+            segment = self._tensors(sampler.gather(places, rows))
+            noised = None if context_noise is None else context_noise[rows]
+            with self._autocast():
+                if self.teacher is None:
+                    loss = denoiser_loss(
+                        denoiser,
+                        *segment,
+                        [TrainingNoise(*(drawn[rows] for drawn in draw)) for draw in noise],
+                        context_noise=noised,
+                        change_weight=training.change_weight,
+                        counts=counts,
+                    )
+                else:
+                    loss = one_step_loss(
+                        denoiser,
+                        *segment,
+                        [draw.pixel[rows] for draw in noise],
+                        self.world_model.config.sampler.sigma_max,
+                        teacher=self.teacher,
+                        tolerance=training.tolerance,
+                        context_noise=noised,
+                        change_weight=training.change_weight,
+                        counts=counts,
+                    )
+            return loss[None]
+
+        return share
+
+    def _training_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> TrainingNoise:
+        t, (batch, channels) = self.training, shape[:2]
+        sigma = (t.sigma_loc + t.sigma_scale * self._normal((batch,), generator)).exp()
+        return TrainingNoise(
+            sigma=sigma.clamp(t.sigma_min, t.sigma_max),
+            offset=self._normal((batch, channels, 1, 1), generator),
+            pixel=self._normal(shape, generator),
+        )
+
+    def _context_noise(
+        self, shape: tuple[int, int, int, int], length: int, generator: torch.Generator
+    ) -> Tensor | None:
+        largest, (batch, channels, height, width) = self.training.context_noise, shape
+        if not largest:
+            return None
+        scale = largest * torch.rand((batch, 1, 1, 1, 1), generator=generator, device=self.device)
+        shift = self._normal((batch, 1, channels, 1, 1), generator)
+        return scale * (shift + self._normal((batch, length, channels, height, width), generator))
+
+    def _normal(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        return torch.randn(shape, generator=generator, device=self.device)
+
+    def _reward_termination_share(
+        self, model: RewardTerminationModel, sampler: SegmentSampler, rng: np.random.Generator
+    ) -> Share:
+        """Draw a batch; the losses are that of the rewards and that of the endings."""
+        places = sampler.draw(self.training.reward_batch_size, rng)
+        count = int((places.mask[:, :-1] & places.mask[:, 1:]).sum())
+
+        def share(rows: slice) -> Tensor:
+            segments = sampler.gather(places, rows)
+            frames, actions, mask = self._tensors(segments)
+            rewards, terminated = (self._on_device(a) for a in (segments.rewards, segments.terminated))
+            with self._autocast():
+                prediction = model(frames[:, :-1], actions, frames[:, 1:])
+            mask = mask[:, :-1] & mask[:, 1:]
+            return torch.stack(reward_termination_loss(prediction, rewards, terminated, mask, count))
+
+        return share
+
+    def _tensors(self, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames travel to the device as bytes and are scaled there."""
+        frames, actions, mask = (self._on_device(a) for a in (segments.frames, segments.actions, segments.mask))
+        return to_unit(frames, mask), actions, mask
+
+    def _on_device(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array)
+        # Only from pinned memory does a GPU copy while the host goes on; PyTorch keeps that memory until it has.
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def _teacher(world_model: WorldModel, device: torch.device) -> Teacher:
+    """Draws frames as the world model's own dreams do."""
+    dynamics = world_model.dynamics(str(device))  # a frozen copy of the networks
+
+    def draw(start: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+        return sample(
+            lambda x, sigma: dynamics.denoiser(x, sigma, past, actions), start, dynamics.sampler, lambda: start
+        )
+
+    return draw
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
+
+
+def learning_rate_factor(step: int, progress: float, training: TrainingConfig) -> float:
+    """Linear warm-up over the first steps, linear fall to zero over the last share of the run."""
+    warmup = min(1.0, (step + 1) / max(1, training.warmup_steps))
+    cooldown = min(1.0, (1 - progress) / training.cooldown) if training.cooldown else 1.0
+    return warmup * max(0.0, cooldown)
