@@ -81,6 +81,26 @@ class AgentPolicy:
             torch.manual_seed(seed)
             return cls(config, ActorCritic(config.actor_critic))
 
+    @classmethod
+    def of_size(cls, env: dict[str, Any], sizes: Mapping[str, Any], seed: int) -> AgentPolicy:
+        """One with fresh weights, for the environment that a specification describes.
+
+        Args:
+            env: see `AgentConfig`; it says how many actions there are and how large frames are.
+            sizes: of `ActorCriticConfig`, those that are not DIAMOND's.
+            seed: of the weights.
+
+        Raises:
+            ValueError: a size that is unknown or cannot be.
+        """
+        height, width, channels = env["frame_shape"]
+        known = {
+            "num_actions": len(env["action_meanings"]),
+            "frame_size": (height, width),
+            "image_channels": channels,
+        }
+        return cls.create(AgentConfig(env, from_json(ActorCriticConfig, {**known, **sizes}, "agent")), seed)
+
     def begin(self, num_envs: int, seed: int) -> _State:
         """The rows' random streams, and nothing remembered."""
         return _State(streams(num_envs, seed, purpose=5), self.network.empty_memory(num_envs))

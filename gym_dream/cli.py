@@ -174,6 +174,83 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Train:
+    """Learn a game in dreams: play a little, fit the world model, train the agent in its dreams, and again.
+
+    Ctrl-C saves and stops (a second one just stops); --resume goes on as if it had never stopped, also after a crash.
+    At the end the agent plays the real game beside random play; see OUT/report.md.
+
+    Presets:
+    diamond-100k: DIAMOND's networks (4.4M + 5.9M + 3.2M parameters) and schedule: 5,000 to 10,000 real steps, then 100
+    an epoch up to 100,000, 400 updates of each network an epoch (10,000 and 5,000 in the first), 32 dreams; days on a
+    GPU.
+    laptop: 2.3M + 1.2M + 0.7M parameters; 4,000 to 8,000 real steps, then 500 an epoch up to 20,000; 100 updates of the
+    world model and 60 of the agent an epoch (1,500 and 200 in the first), 8 dreams; hours on two CPU cores.
+    smoke: tiny networks that learn next to nothing, 600 real steps: to see that everything runs, in minutes.
+
+    On N GPUs (or processes): torchrun --nproc-per-node N -m gym_dream.cli train …
+    """
+
+    out: Path
+    """The run folder: episodes, world_model, agent, checkpoint, learning curve, logs for TensorBoard, report."""
+    game: str | None = None
+    """One of the 26 games of `gym-dream list`, e.g. Breakout; needed unless the run is resumed."""
+    preset: Literal["diamond-100k", "laptop", "smoke"] = "laptop"
+    """Networks and schedule, see above."""
+    resume: bool = False
+    """Go on with the run in OUT, with the settings it was begun with."""
+    seed: int = 0
+    """Of everything random."""
+    device: str = "auto"
+    """Where networks train and dream, e.g. cpu or cuda."""
+    precision: Precision = "auto"
+    """Of the networks' arithmetic; auto: bfloat16 where the hardware has it."""
+    compile: bool = False
+    """Compile the networks: a slow first minute, faster ever after."""
+    checkpoint_minutes: float = 5.0
+    """Time between checkpoints, the most that a crash can cost."""
+
+    def __call__(self) -> None:
+        import functools
+
+        from gym_dream import real
+        from gym_dream.agents import AgentPolicy
+        from gym_dream.trainers.outer_loop import stored_config, train
+        from gym_dream.trainers.processes import is_first
+        from gym_dream.trainers.schedules import LOOPS
+
+        if self.resume:
+            config = stored_config(self.out)
+            there = config.world_model.env["game"]
+            if self.game is not None and real.ale_id(self.game) != real.ale_id(there):
+                raise ValueError(f"{self.out} learns {there}, not {self.game}. Choose another --out for {self.game}.")
+        elif self.game is None:
+            raise ValueError("Say which game to learn (--game Breakout), or --resume a run.")
+        else:
+            config = LOOPS[self.preset].config(self.preset, real.env_spec(self.game), self.seed)
+        env = config.world_model.env
+        sticky = env["repeat_action_probability"]
+        curve = train(
+            self.out,
+            config,
+            AgentPolicy.of_size(env, config.agent, config.seed),
+            functools.partial(real.make, env["game"], ending="game", repeat_action_probability=sticky),
+            resume=self.resume,
+            device=self.device,
+            precision=self.precision,
+            compile=self.compile,
+            checkpoint_minutes=self.checkpoint_minutes,
+        )
+        if not is_first():
+            return
+        if "final" in curve[-1]:
+            print((self.out / "report.md").read_text(encoding="utf-8"))
+            print(f"Wrote {self.out}/report.md.")
+        else:
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
 class Card:
     """Measure a world model on held-out real games; write its model card and the contact sheet of real above dream."""
 
@@ -389,7 +466,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error that its message explains, 130 after Ctrl-C.
     """
     command = tyro.cli(
-        Demo | List | Collect | Fit | Evaluate | Fidelity | Card | Bench,
+        Demo | List | Collect | Fit | Train | Evaluate | Fidelity | Card | Bench,
         prog="gym-dream",
         description=DESCRIPTION,
         args=arguments,

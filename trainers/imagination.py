@@ -19,6 +19,7 @@ from torch import Tensor
 from gym_dream.dream import DreamReset, DreamStep, named_tensors, put_rows, with_tensors
 
 from .learner import Learner
+from .processes import Processes
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,24 @@ class Imagination:
         step: updates done.
     """
 
-    def __init__(self, agent: Agent, world: World, config: ImaginationConfig, seed: int) -> None:
-        """Take over an agent, which is updated in place, and a world, which the first update begins."""
-        self.agent, self.world, self.config, self.seed = agent, world, config, seed
+    def __init__(
+        self,
+        agent: Agent,
+        world: World,
+        config: ImaginationConfig,
+        seed: int,
+        processes: Processes = Processes(),  # noqa: B008  (frozen)
+    ) -> None:
+        """Take over an agent, which is updated in place, and a world, which the first update begins.
+
+        Args:
+            agent: what learns.
+            world: what it acts in; of several processes, each has dreams of its own.
+            config: how it is trained.
+            seed: of the actions; of several processes, each has one of its own.
+            processes: those that train the agent together, each in as many dreams.
+        """
+        self.agent, self.world, self.config, self.seed, self.processes = agent, world, config, seed, processes
         self.step = 0
         # Agents are modules, which a protocol cannot say. They act by the weights as they are: no averages.
         self.learner = Learner(agent, config.learning_rate, 0.0, config.max_grad_norm, average_decay=0.0)  # type: ignore[arg-type]
@@ -206,7 +222,10 @@ class Imagination:
             rollout.rewards, rollout.terminated, rollout.truncated, rollout.next_values, config.gamma, config.lambda_
         )
         loss = agent_loss(rollout.logits, rollout.actions, rollout.values, returns, config.entropy_weight)
-        norm = self.learner.update(loss.total, min(1.0, (self.step + 1) / max(1, config.warmup)))
+        self.learner.forget()
+        (loss.total / self.processes.count).backward()
+        self.processes.add(self.learner.gradient())
+        norm = self.learner.descend(min(1.0, (self.step + 1) / max(1, config.warmup)))
         self.step += 1
         return {
             "agent/loss": loss.total.detach(),
@@ -237,15 +256,22 @@ class Imagination:
             tensors |= named_tensors(self._position, "position")
         return tensors
 
-    def load_tensors(self, tensors: Mapping[str, Tensor], step: int) -> None:
+    def load_tensors(self, tensors: Mapping[str, Tensor], step: int, *, world: bool = True) -> None:
         """Go on from what `tensors` gave after so many updates.
+
+        Args:
+            tensors: as given.
+            step: updates done.
+            world: go on in the world where it was, too, and not begin it anew.
 
         Raises:
             KeyError, RuntimeError, ValueError: they are those of another agent or world.
         """
         self.learner.load_tensors(_under("learner.", tensors))
-        self.world.load_tensors(_under("world.", tensors))
         self.step, self._position = step, None
+        if not world:
+            return
+        self.world.load_tensors(_under("world.", tensors))
         frames = self.world.observation
         if frames is not None:  # else this world cannot go on where it was and begins anew
             like = _beginning(self.agent.empty_memory(len(frames)), frames)

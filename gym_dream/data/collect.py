@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
 from gym_dream import real
-from gym_dream.data.episode import Episode, EpisodeInfo
+from gym_dream.data.game import RecordedGame
 from gym_dream.data.store import EpisodeStore
 from gym_dream.games import find_game
 from gym_dream.policy import EpsilonPolicy, Policy
@@ -90,75 +89,30 @@ def collect(
         while sum(played) < steps and not interrupted():
             level = int(np.argmin(played))
             game_seed = seed + len(store)
-            recorded: list[_Step] = []
+            game_in_play = RecordedGame(env, spec, game_seed)
             try:
-                for step in _play(env, players[level], game_seed):
-                    recorded.append(step)
+                for _ in _play(game_in_play, players[level]):
                     bar.update()
-                    if sum(played) + len(recorded) == steps or interrupted():
+                    if sum(played) + len(game_in_play) == steps or interrupted():
                         break
             finally:
-                if recorded:
-                    store.add(_episode(recorded, spec, game_seed, players[level].name))
+                if len(game_in_play):
+                    recorded = game_in_play.episode(players[level].name)
+                    store.add(recorded)
                     played[level] += len(recorded)
                     games += 1
-            bar.set_postfix(games=games, score=f"{sum(step.reward for step in recorded):g}")
+            bar.set_postfix(games=games, score=f"{recorded.rewards.sum():g}")
     return Collected(games, sum(played), interrupted())
 
 
-class _Step(NamedTuple):
-    """One recorded step; everything but the frame and action it began with is as it was afterwards."""
-
-    frame: np.ndarray
-    action: int
-    next_frame: np.ndarray
-    reward: float
-    life_lost: bool
-    game_over: bool
-    truncated: bool
-    lives: int
-    ram: np.ndarray
-
-
-def _play(env: gym.Env[Any, Any], policy: Policy, seed: int) -> Iterator[_Step]:
-    """Play one game to its end."""
-    frame, info = env.reset(seed=seed)
-    state = policy.begin(num_envs=1, seed=seed)
-    over = False
-    while not over:
-        lives = info["lives"]
-        actions, state = policy.act(state, frame[None], {name: np.asarray(value)[None] for name, value in info.items()})
-        next_frame, _, game_over, truncated, info = env.step(actions[0])
-        life_lost = info["lives"] < lives
-        if life_lost:
+def _play(game: RecordedGame, policy: Policy) -> Iterator[None]:
+    """Play one game to its end, step by step."""
+    state = policy.begin(num_envs=1, seed=game.seed)
+    while not game.over:
+        actions, state = policy.act(state, game.frame[None], game.info)
+        if game.step(actions[0]):
             state = policy.reset(state, np.array([True]))
-        yield _Step(
-            frame=frame,
-            action=int(actions[0]),
-            next_frame=next_frame,
-            reward=info["raw_reward"],
-            life_lost=life_lost,
-            game_over=game_over,
-            truncated=truncated,
-            lives=info["lives"],
-            ram=info["ram"],
-        )
-        frame = next_frame
-        over = game_over or truncated
-
-
-def _episode(steps: list[_Step], spec: dict[str, Any], seed: int, policy: str) -> Episode:
-    last = steps[-1]
-    return Episode(
-        frames=np.stack([step.frame for step in steps] + [last.next_frame]),
-        actions=np.array([step.action for step in steps], np.int64),
-        rewards=np.array([step.reward for step in steps], np.float32),
-        terminated=np.array([step.life_lost or step.game_over for step in steps]),
-        truncated=np.array([step.truncated for step in steps]),
-        lives=np.array([step.lives for step in steps], np.int32),
-        ram=np.stack([step.ram for step in steps]),
-        info=EpisodeInfo(spec, seed, policy, in_progress=not (last.game_over or last.truncated)),
-    )
+        yield
 
 
 def _check(store: EpisodeStore, spec: dict[str, Any], steps: int, levels: list[float]) -> None:
