@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import inspect
+import signal
 import subprocess
 import sys
+import time
 import typing
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from gym_dream import cli
 from gym_dream.cli import main
 from gym_dream.games import GAMES
+from gym_dream.trainers.imagination import Imagination, ImaginationConfig
 
 
 def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -25,7 +29,7 @@ def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_the_verbs_and_the_one_danger(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys=capsys)
-    for verb in ("demo", "list", "collect", "fit", "fidelity", "card", "bench"):
+    for verb in ("demo", "list", "collect", "fit", "train", "fidelity", "card", "bench"):
         assert f"• {verb} " in text
     assert "sb3:FILE.zip is loaded by Stable-Baselines3, which unpickles it" in text
     for verb in ("demo", "collect"):
@@ -58,8 +62,10 @@ def test_verbs_take_what_their_functions_take() -> None:
     from gym_dream.benchmark.run import Clock, Part, bench
     from gym_dream.evaluation.card import write_card
     from gym_dream.evaluation.open_loop import fidelity
+    from gym_dream.trainers.outer_loop import train
     from gym_dream.trainers.presets import PRESETS
     from gym_dream.trainers.run import fit
+    from gym_dream.trainers.schedules import LOOPS
     from gym_dream.world_model import Precision
 
     assert defaults(cli.Card) == defaults(write_card, without=["progress"])
@@ -71,6 +77,9 @@ def test_verbs_take_what_their_functions_take() -> None:
     assert defaults(cli.Bench, without=odd) == defaults(bench, without=odd)
     hints = typing.get_type_hints(cli.Bench)
     assert hints["clock"] == Clock and hints["measure"] == tuple[Part, ...]
+    given = ("game", "preset", "seed", "config", "policy", "make_env", "progress")
+    assert defaults(cli.Train, without=given) == defaults(train, without=given)
+    assert set(typing.get_args(typing.get_type_hints(cli.Train)["preset"])) == set(LOOPS)
     hints = typing.get_type_hints(cli.Fit)
     assert set(typing.get_args(hints["preset"])) == set(PRESETS)
     assert hints["precision"] == Precision
@@ -92,6 +101,10 @@ def test_verbs_take_what_their_functions_take() -> None:
         ("fit --data {tmp}/none --out {tmp}/run --steps 5", "gym-dream collect"),
         ("fit --data {tmp}/none --out {tmp}/run", "either steps or minutes"),
         ("fit --out {tmp}/run --steps 5 --resume", "config.json"),
+        ("train --out {tmp}/run", "Say which game"),
+        ("train --out {tmp}/run --game Brekout", "Did you mean Breakout"),
+        ("train --out {tmp}/run --resume", "no run to resume"),
+        ("train --out {tmp}/run --game Pong --device gpu", "device: 'gpu' cannot be used here"),
         ("bench --model {tmp}/nothing --out {tmp}/out", "gym-dream fit"),
         ("bench --out {tmp}/out --batch-sizes 0", "batch_sizes: expected one or several numbers of at least 1"),
         ("bench --out {tmp}/out --denoising-steps 3 -1", "denoising_steps: expected"),
@@ -165,3 +178,85 @@ def test_from_real_play_to_a_dream_of_a_second_game(tmp_path: Path, capsys: pyte
         assert env.observation_space.contains(observation)
         assert env.action_space == gym.spaces.Discrete(6)
         assert env.unwrapped.get_action_meanings()[:2] == ["NOOP", "FIRE"]  # type: ignore[attr-defined]
+
+
+def test_help_of_train_states_what_each_preset_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """The figures in it are those of the code."""
+    from gym_dream.trainers.schedules import LOOPS
+
+    text = help_of("train", capsys=capsys)
+    for name, preset in LOOPS.items():
+        schedule = preset.schedule
+        paragraph = text.split(f"{name}:")[1].split(".\n")[0]
+        assert f"{schedule.total_steps:,}".removesuffix(",000") in paragraph
+    laptop = LOOPS["laptop"].schedule
+    assert (laptop.first_steps, laptop.most_first_steps, laptop.steps) == (4_000, 8_000, 500)
+    assert "4,000 to 8,000 real steps, then 500 an epoch up to 20,000" in text
+    assert (laptop.world_model_updates, laptop.agent_updates) == (100, 60)
+    assert (laptop.first_world_model_updates, laptop.first_agent_updates) == (1_500, 200)
+    assert "100 updates of the world model and 60 of the agent an epoch (1,500 and 200 in the first)" in text
+    paper = LOOPS["diamond-100k"].schedule
+    assert (paper.first_steps, paper.most_first_steps, paper.steps) == (5_000, 10_000, 100)
+    assert "5,000 to 10,000 real steps, then 100 an epoch up to 100,000" in text
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smoke preset, some updates only."""
+    from gym_dream.trainers import schedules
+
+    smoke = schedules.LOOPS["smoke"]
+    schedule = replace(
+        smoke.schedule,
+        first_steps=40,
+        most_first_steps=40,
+        steps=20,
+        total_steps=60,
+        first_world_model_updates=4,
+        world_model_updates=2,
+        first_agent_updates=2,
+        agent_updates=1,
+        extra_epochs=0,
+        max_game_steps=20,
+    )
+    short = replace(smoke, schedule=schedule, imagination=ImaginationConfig(rollout=3))
+    monkeypatch.setitem(schedules.LOOPS, "smoke", short)
+
+
+@pytest.mark.usefixtures("brief")
+def test_the_whole_loop_on_a_real_game_interrupted_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    update = Imagination.update
+
+    def interrupted(self: Imagination) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return update(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Imagination, "update", interrupted)
+        assert main(["train", "--game", "pong", "--preset", "smoke", "--out", str(out)]) == 130
+    assert main(["train", "--out", str(out), "--resume", "--game", "Breakout"]) == 2
+    assert f"{out} learns Pong, not Breakout" in capsys.readouterr().err
+    assert main(["train", "--game", "Pong", "--out", str(out)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert main(["train", "--out", str(out), "--resume"]) == 0
+    text = capsys.readouterr().out
+    assert "# Pong: an agent that learnt in dreams" in text and "| random | -" in text
+    policy = f"agent:{out / 'agent'}"
+    model, video = str(out / "world_model"), str(tmp_path / "pong.gif")
+    assert main(["demo", "--model", model, "--policy", policy, "--steps", "3", "--out", video]) == 0
+
+
+@pytest.mark.slow
+def test_smoke_trains_on_pong_in_minutes_killed_and_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "gym_dream.cli", "train", "--out", str(out)]
+    begin = [*command, "--game", "Pong", "--preset", "smoke", "--checkpoint-minutes", "0.05"]
+    process = subprocess.Popen(begin, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(40)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = subprocess.run([*command, "--resume"], check=True, capture_output=True, text=True)
+    assert "# Pong: an agent that learnt in dreams" in done.stdout
