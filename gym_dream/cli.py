@@ -184,7 +184,7 @@ class Train:
     diamond-100k: DIAMOND's networks (4.4M + 5.9M + 3.2M parameters) and schedule: 5,000 to 10,000 real steps, then 100
     an epoch up to 100,000, 400 updates of each network an epoch (10,000 and 5,000 in the first), 32 dreams; days on a
     GPU.
-    laptop: 2.3M + 1.2M + 0.7M parameters; 4,000 to 8,000 real steps, then 500 an epoch up to 20,000; 100 updates of the
+    laptop: 2.3M + 1.2M + 0.8M parameters; 4,000 to 8,000 real steps, then 500 an epoch up to 20,000; 100 updates of the
     world model and 60 of the agent an epoch (1,500 and 200 in the first), 8 dreams; hours on two CPU cores.
     smoke: tiny networks that learn next to nothing, 600 real steps: to see that everything runs, in minutes.
 
@@ -215,7 +215,7 @@ class Train:
 
         from gym_dream import real
         from gym_dream.agents import AgentPolicy
-        from gym_dream.trainers.outer_loop import stored_config, train
+        from gym_dream.trainers.outer_loop import is_final, stored_config, train
         from gym_dream.trainers.processes import is_first
         from gym_dream.trainers.schedules import LOOPS
 
@@ -243,7 +243,7 @@ class Train:
         )
         if not is_first():
             return
-        if "final" in curve[-1]:
+        if is_final(curve):
             print((self.out / "report.md").read_text(encoding="utf-8"))
             print(f"Wrote {self.out}/report.md.")
         else:

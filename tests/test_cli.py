@@ -243,7 +243,7 @@ def test_the_whole_loop_on_a_real_game_interrupted_and_resumed(
     assert "already holds a run" in capsys.readouterr().err
     assert main(["train", "--out", str(out), "--resume"]) == 0
     text = capsys.readouterr().out
-    assert "# Pong: an agent that learnt in dreams" in text and "| random | -" in text
+    assert "# Pong: an agent that learnt in dreams" in text and "| random | " in text
     policy = f"agent:{out / 'agent'}"
     model, video = str(out / "world_model"), str(tmp_path / "pong.gif")
     assert main(["demo", "--model", model, "--policy", policy, "--steps", "3", "--out", video]) == 0

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import tiny
 import torch
 from dot_game import LIFE, DotGame
+from safetensors.torch import load_file
 
 import gym_dream.files
 from gym_dream.agents import AgentPolicy, load_agent
@@ -19,6 +21,7 @@ from gym_dream.data import EpisodeStore
 from gym_dream.data.game import RecordedGame
 from gym_dream.models.sampler import SamplerConfig
 from gym_dream.policy import RandomPolicy
+from gym_dream.trainers import outer_loop
 from gym_dream.trainers.checkpoint import NAME, load_checkpoint
 from gym_dream.trainers.imagination import Imagination, ImaginationConfig
 from gym_dream.trainers.outer_loop import stored_config, train
@@ -96,7 +99,8 @@ def same(one: Path, other: Path) -> None:
     games = [path.name for path in EpisodeStore(one / "episodes").paths]
     assert games == [path.name for path in EpisodeStore(other / "episodes").paths]
     for name in [*files, *(f"episodes/{game}" for game in games)]:
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+        left, right = load_file(one / name), load_file(other / name)
+        assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left), name
 
 
 # A run
@@ -402,3 +406,53 @@ def test_a_presets_run_is_written_down_whole():
         sum(p.numel() for p in AgentPolicy.of_size(tiny.ENV | {"frame_shape": [64, 64, 3]}, {}, 0).network.parameters())
         == 3_229_637
     )
+
+
+# Several processes
+
+
+def member(rank: int, count: int, port: int, out: str, report: str) -> None:
+    """One of the processes that torchrun would start; it tells the weights that it ends with."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    update, told = Imagination.update, {}
+
+    def spy(self: Imagination) -> Any:
+        losses = update(self)
+        told["dreams"] = self.world.num_dreams  # type: ignore[attr-defined]
+        told["agent"] = sum(p.double().abs().sum().item() for p in self.agent.parameters())  # type: ignore[attr-defined]
+        told["frames"] = int(self.world.observation.long().sum())  # type: ignore[union-attr]
+        return losses
+
+    Imagination.update = spy  # type: ignore[method-assign]
+    if rank:
+        for name in ("save_checkpoint", "deliver"):
+            setattr(outer_loop._Run, name, lambda self: pytest.fail("only the first process writes"))
+    schedule = replace(SCHEDULE, total_steps=45, extra_epochs=0)
+    run(Path(out), replace(CONFIG, schedule=schedule))
+    Path(report).write_text(json.dumps(told))
+
+
+def test_several_processes_train_one_agent_in_dreams_of_their_own(tmp_path):
+    out = tmp_path / "run"
+    reports = [tmp_path / f"{rank}.json" for rank in range(2)]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_outer_loop", "torch.utils.tensorboard", "torch._dynamo"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        context.Process(target=member, args=(rank, 2, port, str(out), str(reports[rank]))) for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(180)
+        assert process.exitcode == 0
+    one, other = (json.loads(report.read_text()) for report in reports)
+    assert one["dreams"] == other["dreams"] == 1
+    assert one["agent"] == other["agent"] and one["frames"] != other["frames"]
+    curve = json.loads((out / "curve.json").read_text())
+    assert curve[-1]["dreamt_steps"] == 6 * 5 * 2 and EpisodeStore(out / "episodes").num_steps == 45
+    run(out, replace(CONFIG, schedule=replace(SCHEDULE, total_steps=45, extra_epochs=0)), resume=True)  # by one alone
+    assert load_agent(out / "agent").network.config.lstm_size == 16

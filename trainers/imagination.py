@@ -275,7 +275,8 @@ class Imagination:
         frames = self.world.observation
         if frames is not None:  # else this world cannot go on where it was and begins anew
             like = _beginning(self.agent.empty_memory(len(frames)), frames)
-            moved = {name: tensor.to(frames.device) for name, tensor in tensors.items()}
+            # Copied even on a CPU: tensors of a file lie anywhere in memory, where arithmetic may round differently.
+            moved = {name: tensor.to(frames.device, copy=True) for name, tensor in tensors.items()}
             self._position = with_tensors(like, "position", moved)
 
     def _roll_out(self) -> _Rollout:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +141,11 @@ def stored_config(out: Path) -> LoopConfig:
     return from_json(LoopConfig, read_json(path), str(path))
 
 
+def is_final(curve: Sequence[Mapping[str, float]]) -> bool:
+    """Whether a learning curve is that of a run that came to its end."""
+    return bool(curve) and "final" in curve[-1]
+
+
 class _Replay:
     """Where dreams begin: anywhere in the play so far, which grows."""
 
@@ -233,7 +238,7 @@ class _Run:
                 if self._epoch(make_env):
                     break
             else:
-                if "final" not in self.curve[-1]:
+                if not is_final(self.curve):
                     self._test(make_env, self.config.schedule.final_games, final=True)
                 self.recorder.store_unfinished()
             self._save()
@@ -379,7 +384,7 @@ class _Run:
             self.policy.save(self.out / "agent")
             self.deliver().save(self.out / "world_model")
             write_json(self.out / "curve.json", self.curve)
-            if "final" in self.curve[-1]:
+            if is_final(self.curve):
                 write_report(self.out, self.config, self.curve, self.seconds)
 
     def deliver(self) -> WorldModel:

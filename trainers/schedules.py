@@ -179,7 +179,7 @@ LOOPS = {
         Schedule(),
     ),
     "laptop": LoopPreset(
-        "2.3M + 1.2M + 0.5M parameters, 20,000 real steps, 8 dreams of two denoising steps; hours on two CPU cores",
+        "2.3M + 1.2M + 0.8M parameters, 20,000 real steps, 8 dreams of two denoising steps; hours on two CPU cores",
         _small_two_steps,
         replace(PRESETS["small"].training, cooldown=0.0, learning_rate=6e-4, warmup_steps=50),
         Schedule(

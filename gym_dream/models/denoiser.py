@@ -80,7 +80,8 @@ def to_unit(frames: Tensor, real: Tensor) -> Tensor:
 
 def to_uint8(x: Tensor) -> Tensor:
     """Float frames (..., C, H, W) in [-1, 1] to uint8 (..., H, W, C), rounded to the nearest level."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1)
+    # In memory as the axes say: else sums over these frames are ordered otherwise than after a checkpoint.
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).contiguous()
 
 
 class InnerModel(nn.Module):
