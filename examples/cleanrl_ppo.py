@@ -3,7 +3,7 @@
     python examples/cleanrl_ppo.py                       # trains in Dream/Breakout-v0
     python examples/cleanrl_ppo.py --world real          # the same in the game itself
 
-Nothing but Gymnasium and PyTorch between the networks and the dreams: clipped surrogate objective, generalised advantage
+Only Gymnasium and PyTorch stand between the network and the dreams: clipped surrogate objective, generalised advantage
 estimation, the last four frames as one observation. It prints a line an update, saves the network's weights, and prints
 the return of a life in dream and real game beside that of random play. Figures stand in docs/examples.md.
 """
@@ -112,9 +112,7 @@ class Agent(nn.Module):
                 break
             layers += [layer(nn.Conv2d(channels, out_channels, 3, stride=2, padding=1)), nn.ReLU()]
             height, width, channels = (height + 1) // 2, (width + 1) // 2, out_channels
-        self.body = nn.Sequential(
-            *layers, nn.Flatten(), layer(nn.Linear(height * width * channels, 256)), nn.ReLU()
-        )
+        self.body = nn.Sequential(*layers, nn.Flatten(), layer(nn.Linear(height * width * channels, 256)), nn.ReLU())
         self.actor = layer(nn.Linear(256, num_actions), gain=0.01)  # at first every action is about equally likely
         self.critic = layer(nn.Linear(256, 1), gain=1.0)
 
@@ -164,6 +162,7 @@ class Collector:
 
     @torch.no_grad()
     def collect(self, agent: Agent, steps: int) -> Rollout:
+        """So many steps of each environment, episodes going on from one call to the next."""
         rows = []
         for _ in range(steps):
             logits, values = agent(self.observation)

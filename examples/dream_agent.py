@@ -145,5 +145,6 @@ def main(args: Args) -> None:
     for line in score_lines(players, model, lives, horizon=args.max_life, seed=unseen, **dreaming):
         print(line, flush=True)
 
+
 if __name__ == "__main__":
     main(tyro.cli(Args, description=__doc__))

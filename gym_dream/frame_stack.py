@@ -57,7 +57,7 @@ class StackFrames(VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray, 
             raise ValueError(f"num_frames: expected at least 1, got {num_frames}.")
         if "autoreset_mode" not in envs.metadata:
             raise ValueError("These environments do not say how they reset: metadata['autoreset_mode'] is missing.")
-        self._mode = AutoresetMode(envs.metadata["autoreset_mode"])
+        self.autoreset_mode = AutoresetMode(envs.metadata["autoreset_mode"])
         low, high = (np.tile(bound, num_frames) for bound in (space.low, space.high))
         self.single_observation_space = Box(low, high, dtype=np.uint8)  # type: ignore[arg-type]
         self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
@@ -80,7 +80,7 @@ class StackFrames(VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray, 
         frames, rewards, terminated, truncated, info = self.env.step(actions)
         ended = terminated | truncated
         before, begun = self._stack, self._ended  # in mode NEXT_STEP, what ended a step ago begins now
-        if self._mode is AutoresetMode.SAME_STEP:
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
             begun = ended
             if ended.any():
                 final = frames.copy()

@@ -70,11 +70,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(example: str, settings: Mapping[str, Any], *more: str) -> str:
+def run(example: str, settings: Mapping[str, Any], *more: str, warnings: str = "error") -> str:
     """Run an example as users do; what it printed."""
     result = subprocess.run(
         [sys.executable, EXAMPLES / example, *(f"--{name}={value}" for name, value in settings.items()), *more],
-        env={**os.environ, "PYTHONWARNINGS": "error"},
+        env={**os.environ, "PYTHONWARNINGS": warnings},
         capture_output=True,
         text=True,
     )
@@ -117,7 +117,7 @@ def test_sb3_ppo(agent: str, world: str, model: Path, tmp_path: Path) -> None:
     assert actions.shape == (5,) and np.isin(actions, range(4)).all()
 
 
-@pytest.mark.parametrize("world", ["dream", "real"])
+@pytest.mark.parametrize("world", ["dream", pytest.param("real", marks=pytest.mark.slow)])
 def test_cleanrl_ppo(world: str, model: Path, tmp_path: Path) -> None:
     settings = {"num-envs": 4, "rollout": 16, "steps": 128, "horizon": 10, "lives": 4, "dream-lives": 3, "seed": 3}
     printed = run("cleanrl_ppo.py", settings | {"world": world, "model": model, "out": tmp_path, "device": "cpu"})
@@ -126,7 +126,9 @@ def test_cleanrl_ppo(world: str, model: Path, tmp_path: Path) -> None:
     (file,) = tmp_path.glob("*.safetensors")
     assert str(file) in printed
     weights, _ = load_tensors(file)
-    cleanrl_ppo.Agent((64, 64, 12), 4).load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    cleanrl_ppo.Agent((64, 64, 12), 4).load_state_dict(
+        {name: torch.from_numpy(array) for name, array in weights.items()}
+    )
 
 
 class SameStep(VectorWrapper):
@@ -234,6 +236,17 @@ def test_cleanrl_ppo_advantages_are_those_of_the_definition() -> None:
                 if ended[step, game]:
                     break
             assert found[first, game] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("world", ["dream", pytest.param("real", marks=pytest.mark.slow)])
+def test_torchrl_dream(world: str, model: Path) -> None:
+    if importlib.util.find_spec("torchrl") is None:
+        pytest.skip("TorchRL is not installed")
+    settings = {"num-envs": 4, "rollout": 16, "steps": 128, "horizon": 10, "lives": 4, "dream-lives": 3, "seed": 3}
+    # It warns of itself when it is imported.
+    printed = run("torchrl_dream.py", settings | {"world": world, "model": model}, warnings="default")
+    assert [line.split()[0] for line in printed.splitlines()[:2]] == ["64", "128"]  # two updates
+    assert_scores(printed, "TorchRL", most_steps=10)
 
 
 @pytest.mark.parametrize("world", ["dream", pytest.param("real", marks=pytest.mark.slow)])
