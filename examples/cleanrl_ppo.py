@@ -19,6 +19,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from gym_dream import WorldModel, real
 from gym_dream.evaluation import score_lines
 from gym_dream.files import save_tensors
 from gym_dream.frame_stack import StackedPolicy, StackFrames
-from gym_dream.policy import RandomPolicy
+from gym_dream.policy import Policy, RandomPolicy
 from gym_dream.world_model import resolve_device
 
 
@@ -124,7 +125,8 @@ class Agent(nn.Module):
     @torch.no_grad()
     def logits(self, observations: np.ndarray) -> np.ndarray:
         """What `gym_dream.frame_stack.StackedPolicy` asks for."""
-        return self(torch.from_numpy(observations).to(self.critic.weight.device))[0].cpu().numpy()
+        device = next(self.parameters()).device
+        return self(torch.from_numpy(observations).to(device))[0].cpu().numpy()
 
 
 class Rollout(NamedTuple):
@@ -215,7 +217,9 @@ def learn(envs: VectorEnv[np.ndarray, np.ndarray, np.ndarray], args: Args) -> Ag
     torch.manual_seed(args.seed)
     device = resolve_device(args.device)
     stacked = RecordEpisodeStatistics(StackFrames(envs, args.num_frames))
-    agent = Agent(stacked.single_observation_space.shape, stacked.single_action_space.n).to(device)
+    space, actions = stacked.single_observation_space, stacked.single_action_space
+    assert isinstance(space, Box) and isinstance(actions, Discrete)
+    agent = Agent(space.shape, int(actions.n)).to(device)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     collector = Collector(stacked, args.seed, device)
     batch = args.rollout * stacked.num_envs
@@ -244,11 +248,12 @@ def main(args: Args) -> None:
 
     model = WorldModel.load(args.model or args.game.lower())
     policy = StackedPolicy("ppo", agent.logits, args.num_frames)
-    players = {"random": RandomPolicy(len(model.config.env["action_meanings"])), "PPO": policy}
+    random = RandomPolicy(len(model.config.env["action_meanings"]))
+    players: dict[str, Policy] = {"random": random, "PPO": policy}
     print(f"\nSaved {file}. A life, on average:\n")
-    lives = {"dream": args.dream_lives, "real": args.lives}
     unseen = args.seed + 1_000_000  # games and dreams that it was not trained on
-    for line in score_lines(players, model, lives, horizon=args.horizon, seed=unseen, device=args.device):
+    settings = {"horizon": args.horizon, "seed": unseen, "device": args.device}
+    for line in score_lines(players, model, args.dream_lives, args.lives, **settings):
         print(line, flush=True)
 
 

@@ -139,10 +139,10 @@ def main(args: Args) -> None:
     draw_curve(json.loads((args.out / "curve.json").read_text()), level, args)
     print(f"Wrote {folder} and {args.out}/curve.png. A life, on average:\n")
     players: dict[str, Policy] = {"random": random, "agent": policy}
-    lives = {"dream": args.dream_lives, "real": args.lives}
     unseen = args.seed + 1_000_000  # games that the curve was not made of
-    dreaming = {"device": args.device, "num_denoising_steps": args.denoising_steps}
-    for line in score_lines(players, model, lives, horizon=args.max_life, seed=unseen, **dreaming):
+    settings = {"horizon": args.max_life, "seed": unseen, "device": args.device}
+    settings |= {"num_denoising_steps": args.denoising_steps}
+    for line in score_lines(players, model, args.dream_lives, args.lives, **settings):
         print(line, flush=True)
 
 

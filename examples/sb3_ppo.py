@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecMonitor
 
 from gym_dream import WorldModel, real
 from gym_dream.evaluation import score_lines
-from gym_dream.policy import RandomPolicy, load_policy
+from gym_dream.policy import Policy, RandomPolicy, load_policy
 from gym_dream.sb3 import SB3VecEnv
 
 
@@ -101,11 +101,11 @@ def main(args: Args) -> None:
 
     model = WorldModel.load(args.model or args.game.lower())
     policy = load_policy(f"sb3:{file}", model.config.env)
-    players = {"random": RandomPolicy(len(model.config.env["action_meanings"])), type(agent).__name__: policy}
+    random = RandomPolicy(len(model.config.env["action_meanings"]))
+    players: dict[str, Policy] = {"random": random, type(agent).__name__: policy}
     print(f"\nSaved {file}. A life, on average:\n")
-    lives = {"dream": args.dream_lives, "real": args.lives}
     unseen = args.seed + 1_000_000  # games and dreams that it was not trained on
-    for line in score_lines(players, model, lives, horizon=args.horizon, seed=unseen):
+    for line in score_lines(players, model, args.dream_lives, args.lives, horizon=args.horizon, seed=unseen):
         print(line, flush=True)
 
 

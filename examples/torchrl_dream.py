@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 import tyro
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from tensordict import TensorDict
@@ -32,7 +33,7 @@ from torchrl.objectives.value import GAE
 from gym_dream import WorldModel, real
 from gym_dream.evaluation import score_lines
 from gym_dream.frame_stack import StackedPolicy, StackFrames
-from gym_dream.policy import RandomPolicy
+from gym_dream.policy import Policy, RandomPolicy
 
 NUM_FRAMES = 4
 
@@ -83,7 +84,7 @@ class ForTorchRL(VectorWrapper[Any, Any, Any, Any, Any]):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take an action in each."""
         frames, rewards, terminated, truncated, info = self.env.step(actions)
-        kept = {key: info[key] for key in ("final_obs", "_final_obs") if key in info}
+        kept: dict[str, Any] = {key: info[key] for key in ("final_obs", "_final_obs") if key in info}
         return frames, rewards, terminated, truncated, kept
 
 
@@ -117,13 +118,14 @@ def learn(envs: VectorEnv[Any, Any, Any], args: Args) -> ActorValueOperator:
     """Train an agent in environments of autoreset mode SAME_STEP."""
     torch.manual_seed(args.seed)
     counted = RecordEpisodeStatistics(StackFrames(envs, NUM_FRAMES))
-    num_actions, channels = counted.single_action_space.n, counted.single_observation_space.shape[-1]
+    space, actions = counted.single_observation_space, counted.single_action_space
+    assert isinstance(space, Box) and isinstance(actions, Discrete)
     env = GymWrapper(ForTorchRL(counted), categorical_action_encoding=True)
     env.set_seed(args.seed)
     agent = ActorValueOperator(
-        TensorDictModule(Body(channels), in_keys=["observation"], out_keys=["features"]),
+        TensorDictModule(Body(space.shape[-1]), in_keys=["observation"], out_keys=["features"]),
         ProbabilisticActor(
-            TensorDictModule(nn.Linear(256, num_actions), in_keys=["features"], out_keys=["logits"]),
+            TensorDictModule(nn.Linear(256, int(actions.n)), in_keys=["features"], out_keys=["logits"]),
             in_keys=["logits"],
             distribution_class=Categorical,
             return_log_prob=True,
@@ -163,11 +165,11 @@ def main(args: Args) -> None:
 
     model = WorldModel.load(args.model or args.game.lower())
     policy = StackedPolicy("torchrl", logits, NUM_FRAMES)
-    players = {"random": RandomPolicy(len(model.config.env["action_meanings"])), "TorchRL": policy}
+    random = RandomPolicy(len(model.config.env["action_meanings"]))
+    players: dict[str, Policy] = {"random": random, "TorchRL": policy}
     print("\nA life, on average:\n")
-    lives = {"dream": args.dream_lives, "real": args.lives}
     unseen = args.seed + 1_000_000  # games and dreams that it was not trained on
-    for line in score_lines(players, model, lives, horizon=args.horizon, seed=unseen):
+    for line in score_lines(players, model, args.dream_lives, args.lives, horizon=args.horizon, seed=unseen):
         print(line, flush=True)
 
 

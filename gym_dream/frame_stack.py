@@ -59,7 +59,7 @@ class StackFrames(VectorWrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray, 
             raise ValueError("These environments do not say how they reset: metadata['autoreset_mode'] is missing.")
         self.autoreset_mode = AutoresetMode(envs.metadata["autoreset_mode"])
         low, high = (np.tile(bound, num_frames) for bound in (space.low, space.high))
-        self.single_observation_space = Box(low, high, dtype=np.uint8)  # type: ignore[arg-type]
+        self.single_observation_space = Box(low, high, dtype=np.uint8)
         self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
         self._empty = np.zeros((envs.num_envs, *low.shape), np.uint8)
         self._stack = self._empty

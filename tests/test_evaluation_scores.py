@@ -34,7 +34,7 @@ def test_it_finds_what_compare_finds(model: WorldModel) -> None:
 
 def test_who_plays_well_scores_more_in_the_game(model: WorldModel) -> None:
     players = {"random": RandomPolicy(4), "scripted": load_policy("scripted", model.config.env)}
-    head, *rows = score_lines(players, model, {"real": 4}, horizon=60)
+    head, *rows = score_lines(players, model, dream_episodes=0, real_episodes=4, horizon=60)
     assert head.split() == ["world", "player", "return", "[95%", "interval]", "steps", "points", "episodes"]
     assert [row.split()[:2] for row in rows] == [["real", "random"], ["real", "scripted"]]
     returns = [float(row.split()[2]) for row in rows]
@@ -44,7 +44,8 @@ def test_who_plays_well_scores_more_in_the_game(model: WorldModel) -> None:
 
 
 def test_a_dream_has_no_points_and_takes_the_models_settings(model: WorldModel) -> None:
-    (_, row) = score_lines({"random": RandomPolicy(4)}, model, {"dream": 2}, num_denoising_steps=1, **SETTINGS)
+    settings = {"dream_episodes": 2, "real_episodes": 0, "num_denoising_steps": 1, **SETTINGS}
+    _, row = score_lines({"random": RandomPolicy(4)}, model, **settings)
     assert row.split()[-2] == "-" and np.isfinite(float(row.split()[2]))
     with pytest.raises(ValueError, match=r"unknown.*steps_of_denoising"):
         evaluate_policy(RandomPolicy(4), model, "dream", episodes=1, steps_of_denoising=1)

@@ -72,7 +72,8 @@ def evaluate_policy(
 def score_lines(
     players: Mapping[str, Policy],
     model: str | Path | DreamModel,
-    episodes: Mapping[WorldName, int],
+    dream_episodes: int = 24,
+    real_episodes: int = 100,
     **settings: Any,
 ) -> Iterator[str]:
     """A table of what policies are worth, each line as soon as it is known.
@@ -80,12 +81,16 @@ def score_lines(
     Args:
         players: policies, by the names that the table gives them.
         model: see `evaluate_policy`.
-        episodes: how many in each world, in the order of the table; what is not named is not played in.
+        dream_episodes: how many each plays in the dream; 0 leaves it out.
+        real_episodes: the same in the real game.
         **settings: others of `evaluate_policy`.
     """
     wide = max(map(len, ["player", *players]))
     yield f"{'world':6} {'player':{wide}} {'return [95% interval]':>24} {'steps':>7} {'points':>8} {'episodes':>9}"
-    for world, count in episodes.items():
+    worlds: tuple[tuple[WorldName, int], ...] = (("dream", dream_episodes), ("real", real_episodes))
+    for world, count in worlds:
+        if count == 0:
+            continue
         for name, policy in players.items():
             found = evaluate_policy(policy, model, world, episodes=count, **settings)
             points = "-" if found.points is None else f"{found.points.mean:.2f}"
