@@ -6,7 +6,7 @@
 
 An actor-critic with an LSTM learns by policy gradient from dreams that begin anywhere in recorded play. The run folder
 gets the agent, which `gym-dream demo --policy agent:FOLDER` then plays, and the learning curve, curve.json and
-curve.png. Printed is the return of a life in the real game beside that of random play.
+curve.png. Printed is the return of a life in dream and real game beside that of random play.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import tyro
 
 from gym_dream import Dream, WorldModel, real
 from gym_dream.agents import ActorCriticConfig, AgentConfig, AgentPolicy
-from gym_dream.evaluation.play import play, real_world
-from gym_dream.evaluation.statistics import Estimate, estimate
+from gym_dream.evaluation import evaluate_policy, score_lines
+from gym_dream.evaluation.statistics import Estimate
 from gym_dream.files import atomic_write
 from gym_dream.policy import Policy, RandomPolicy
 from gym_dream.settings import context_source
@@ -62,6 +62,8 @@ class Args:
     """of the bonus for acting at random"""
     lives: int = 200
     """to judge by at the end, in the real game"""
+    dream_lives: int = 24
+    """to judge by at the end, in dreams that begin with a game"""
     curve_lives: int = 16
     """to judge by for each point of the learning curve"""
     curve_every: int = 100
@@ -82,14 +84,6 @@ def make_world(args: Args, model: WorldModel) -> World:
         return VectorEnvWorld(games, seed=args.seed, device=resolve_device(args.device))
     dynamics = model.dynamics(args.device, compile=args.compile, num_denoising_steps=args.denoising_steps)
     return Dream(dynamics, args.num_envs, context_source(model, args.reset_from), horizon=args.horizon, seed=args.seed)
-
-
-def judge(policy: Policy, args: Args, model: WorldModel, lives: int, seed: int) -> Estimate:
-    """The mean return of a life in the real game, the sum of its rewards' signs, with its 95% interval."""
-    games = real_world(model.config.env, model.starts, min(8, lives), seed)
-    played = play(games, policy, lives, args.max_life, seed)
-    games.close()
-    return estimate([life.total(args.max_life) for life in played])
 
 
 def draw_curve(points: Sequence[dict[str, Any]], random: Estimate, args: Args) -> None:
@@ -122,10 +116,10 @@ def main(args: Args) -> None:
     policy.network.to(resolve_device(args.device))
 
     def evaluate() -> dict[str, float]:
-        found = judge(policy, args, model, args.curve_lives, args.seed)
+        found = evaluate_policy(policy, model, episodes=args.curve_lives, horizon=args.max_life, seed=args.seed).returns
         return {"real/return": found.mean, "real/low": found.low, "real/high": found.high}
 
-    may_change = ("out", "minutes", "updates", "resume", "lives", "device", "compile")
+    may_change = ("out", "minutes", "updates", "resume", "lives", "dream_lives", "device", "compile")
     folder = train_agent(
         policy.network,
         world,
@@ -140,13 +134,16 @@ def main(args: Args) -> None:
         evaluate=evaluate,
         evaluate_every=args.curve_every,
     )
+    random = RandomPolicy(sizes.num_actions)
+    level = evaluate_policy(random, model, episodes=args.lives, horizon=args.max_life, seed=args.seed).returns
+    draw_curve(json.loads((args.out / "curve.json").read_text()), level, args)
+    print(f"Wrote {folder} and {args.out}/curve.png. A life, on average:\n")
+    players: dict[str, Policy] = {"random": random, "agent": policy}
     unseen = args.seed + 1_000_000  # games that the curve was not made of
-    players: dict[str, Policy] = {"random": RandomPolicy(sizes.num_actions), "agent": policy}
-    returns = {name: judge(player, args, model, args.lives, unseen) for name, player in players.items()}
-    draw_curve(json.loads((args.out / "curve.json").read_text()), returns["random"], args)
-    print(f"Wrote {folder} and {args.out}/curve.png. The return of a life of the game, mean of {args.lives}:\n")
-    for name, found in returns.items():
-        print(f"{name:8}{found}")
+    settings = {"horizon": args.max_life, "seed": unseen, "device": args.device}
+    settings |= {"num_denoising_steps": args.denoising_steps}
+    for line in score_lines(players, model, args.dream_lives, args.lives, **settings):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

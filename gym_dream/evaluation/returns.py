@@ -209,7 +209,7 @@ def compare_in(
                 played[world] = results
             if name in failed:
                 continue
-            dream, real = (_figures(played[world], settings.horizons) for world in WORLDS)
+            dream, real = (world_figures(played[world], settings.horizons) for world in WORLDS)
             figures.append(PolicyFigures(name, family(name), dream, real))
     return summarise(settings, figures, failed)
 
@@ -250,7 +250,13 @@ def with_epsilons(policies: Sequence[str], epsilons: Sequence[float]) -> list[st
     return grid
 
 
-def _figures(results: Sequence[EpisodeResult], horizons: Sequence[int]) -> WorldFigures:
+def world_figures(results: Sequence[EpisodeResult], horizons: Sequence[int]) -> WorldFigures:
+    """What the episodes of a policy in a world come to.
+
+    Args:
+        results: the episodes, at least one.
+        horizons: steps to read the return off at; the last is the one that the episodes were cut off at.
+    """
     lengths = [result.length for result in results]
     at_horizon = {h: estimate([result.total(h) for result in results]) for h in horizons}
     returns = [result.total(horizons[-1]) for result in results]
