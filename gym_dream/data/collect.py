@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -75,7 +75,11 @@ def collect(
     store = EpisodeStore(out)
     spec = real.env_spec(game, repeat_action_probability=repeat_action_probability)
     levels = [float(epsilon)] if isinstance(epsilon, (int, float)) else list(epsilon)
-    _check(store, spec, steps, levels)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+    if not levels:
+        raise ValueError("epsilon must be a number or at least one number, got none.")
+    prepare_store(store, spec)
     num_actions = find_game(game).actions
     players = [EpsilonPolicy(policy, level, num_actions) if level else policy for level in levels]
     played = [0] * len(players)
@@ -90,7 +94,7 @@ def collect(
         while sum(played) < steps and not interrupted():
             level = int(np.argmin(played))
             game_seed = seed + len(store)
-            recorded: list[_Step] = []
+            recorded: list[Step] = []
             try:
                 for step in _play(env, players[level], game_seed):
                     recorded.append(step)
@@ -99,14 +103,14 @@ def collect(
                         break
             finally:
                 if recorded:
-                    store.add(_episode(recorded, spec, game_seed, players[level].name))
+                    store.add(to_episode(recorded, spec, game_seed, players[level].name))
                     played[level] += len(recorded)
                     games += 1
             bar.set_postfix(games=games, score=f"{sum(step.reward for step in recorded):g}")
     return Collected(games, sum(played), interrupted())
 
 
-class _Step(NamedTuple):
+class Step(NamedTuple):
     """One recorded step; everything but the frame and action it began with is as it was afterwards."""
 
     frame: np.ndarray
@@ -120,7 +124,7 @@ class _Step(NamedTuple):
     ram: np.ndarray
 
 
-def _play(env: gym.Env[Any, Any], policy: Policy, seed: int) -> Iterator[_Step]:
+def _play(env: gym.Env[Any, Any], policy: Policy, seed: int) -> Iterator[Step]:
     """Play one game to its end."""
     frame, info = env.reset(seed=seed)
     state = policy.begin(num_envs=1, seed=seed)
@@ -128,26 +132,50 @@ def _play(env: gym.Env[Any, Any], policy: Policy, seed: int) -> Iterator[_Step]:
     while not over:
         lives = info["lives"]
         actions, state = policy.act(state, frame[None], {name: np.asarray(value)[None] for name, value in info.items()})
-        next_frame, _, game_over, truncated, info = env.step(actions[0])
-        life_lost = info["lives"] < lives
-        if life_lost:
+        step, info = take_step(env, frame, actions[0], lives)
+        if step.life_lost:
             state = policy.reset(state, np.array([True]))
-        yield _Step(
-            frame=frame,
-            action=int(actions[0]),
-            next_frame=next_frame,
-            reward=info["raw_reward"],
-            life_lost=life_lost,
-            game_over=game_over,
-            truncated=truncated,
-            lives=info["lives"],
-            ram=info["ram"],
-        )
-        frame = next_frame
-        over = game_over or truncated
+        yield step
+        frame = step.next_frame
+        over = step.game_over or step.truncated
 
 
-def _episode(steps: list[_Step], spec: dict[str, Any], seed: int, policy: str) -> Episode:
+def take_step(env: gym.Env[Any, Any], frame: np.ndarray, action: np.int64, lives: int) -> tuple[Step, dict[str, Any]]:
+    """Play one action.
+
+    Args:
+        env: as `gym_dream.real.make` makes it, with ``ending="game"``.
+        frame: the observation before.
+        action: what to do.
+        lives: left before.
+
+    Returns:
+        The step, and the environment's ``info`` after it.
+    """
+    next_frame, _, game_over, truncated, info = env.step(action)
+    step = Step(
+        frame=frame,
+        action=int(action),
+        next_frame=next_frame,
+        reward=info["raw_reward"],
+        life_lost=info["lives"] < lives,
+        game_over=game_over,
+        truncated=truncated,
+        lives=info["lives"],
+        ram=info["ram"],
+    )
+    return step, info
+
+
+def to_episode(steps: Sequence[Step], spec: dict[str, Any], seed: int, policy: str) -> Episode:
+    """The episode that consecutive steps make, from the first of a game.
+
+    Args:
+        steps: at least one.
+        spec: of the environment.
+        seed: of the game and of the policy's random numbers.
+        policy: who played.
+    """
     last = steps[-1]
     return Episode(
         frames=np.stack([step.frame for step in steps] + [last.next_frame]),
@@ -161,12 +189,13 @@ def _episode(steps: list[_Step], spec: dict[str, Any], seed: int, policy: str) -
     )
 
 
-def _check(store: EpisodeStore, spec: dict[str, Any], steps: int, levels: list[float]) -> None:
-    """Find out before the first step what would otherwise come out after the last."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
-    if not levels:
-        raise ValueError("epsilon must be a number or at least one number, got none.")
+def prepare_store(store: EpisodeStore, spec: Mapping[str, Any]) -> None:
+    """Make sure that games of an environment can be added to a store: it is found out before the first step is played.
+
+    Raises:
+        ValueError: the store holds episodes of another environment.
+        OSError: its folder cannot be made or written to.
+    """
     there = store.env
     if there is not None and there != spec:
         differences = ", ".join(f"{key} {there.get(key)!r}" for key in spec if there.get(key) != spec[key])
