@@ -124,7 +124,10 @@ class Play:
             from gym_dream.play.loop import play
 
             world_model, policy, settings = self._opened()
-            play(screen, world_model, policy, fps=self.fps, video=self.video, episodes=self.episodes, **settings)
+            out = {"video": self.video, "episodes": self.episodes}
+            written = play(screen, world_model, policy, fps=self.fps, **out, **settings)
+        if written:
+            print(f"Wrote {', '.join(map(str, written))}.")
 
     def _film(self, out: Path) -> None:
         from gym_dream.play.loop import record

@@ -108,12 +108,12 @@ class Painter:
         self._text(surface, view.title, (left, top), world, TITLE, SIDE)
         self._text(surface, f"{view.driver} at the wheel", (left, top + 38), WHITE, NORMAL, SIDE)
         top += 78
-        for label, value, colour, size in _figures(view):
+        for label, value, colour, size in figures(view):
             self._text(surface, label, (left, top + (size - NORMAL) // 2), GREY, NORMAL)
             self._text(surface, value, (left + VALUES, top), colour, size, SIDE - VALUES)
             top += size + 6 if label else NORMAL // 2
         top += 10
-        for text in _recordings(view):
+        for text in recordings(view):
             self._pygame.draw.circle(surface, RED, (left + 6, top + 8), 6)
             self._text(surface, text, (left + 20, top), RED, NORMAL, SIDE - 20)
             top += NORMAL + 6
@@ -151,7 +151,7 @@ class Painter:
         return self._fonts[size]
 
 
-def _figures(view: View) -> list[tuple[str, str, Colour, int]]:
+def figures(view: View) -> list[tuple[str, str, Colour, int]]:
     """Label, value, its colour and size; an empty label stands for a gap."""
     session, tally = view.session, view.tally
     gap = ("", "", GREY, NORMAL)
@@ -183,7 +183,7 @@ def _figures(view: View) -> list[tuple[str, str, Colour, int]]:
     return [*figures, ("steps a second", f"{session.fps}{reached}", WHITE, NORMAL), gap]
 
 
-def _recordings(view: View) -> list[str]:
+def recordings(view: View) -> list[str]:
     """What is being recorded."""
     told = []
     if view.session.filming:

@@ -40,6 +40,7 @@ class Player:
     Attributes:
         session: what the keys decided so far.
         tables: the games.
+        written: the films and episodes, in their order.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Player:
         self._screen, self._policy = screen, policy.name
         self._video, self._episodes, self._seed = Path(video), Path(episodes), seed
         self._film, self._tape = Film(), None
+        self.written: list[Path] = []
         self._due = 0.0  # the time of the next step
         self._last_step: float | None = None  # the time of the last one
         self._speed = 0.0
@@ -115,8 +117,11 @@ class Player:
         for key, down in self._screen.key_events():
             self._obey((press if down else release)(self.session, key))
         due = self.session.due and (self.session.single or now >= self._due)
+        if self.session.paused:
+            self._last_step = None
         if due:
-            self._due = max(self._due + 1 / self.session.fps, now)
+            period = 1 / self.session.fps
+            self._due = period + (self._due if now < self._due + period else now)  # lost time is not made up for
             self._measure(now)
             self._step()
         if due or self.session is not before or self._screen.stale:
@@ -197,13 +202,17 @@ class Player:
 
     def _finish_game(self) -> str:
         path = None if self._tape is None else self._tape.finish()
-        return f"Wrote {path}." if path else ""
+        if path is None:
+            return ""
+        self.written.append(path)
+        return f"Wrote {path}."
 
     def _write_film(self) -> str:
         if not len(self._film):
             return "Nothing was filmed."
         path = free_name(self._video)
         self._film.write(path)
+        self.written.append(path)
         return f"Wrote {path}: {len(self._film)} frames."
 
     @property
@@ -235,7 +244,7 @@ class Player:
         )
 
 
-def play(screen: Screen, world_model: DreamModel, policy: Policy, **settings: Any) -> None:
+def play(screen: Screen, world_model: DreamModel, policy: Policy, **settings: Any) -> list[Path]:
     """Play at a window until it is closed; what is being recorded then is written.
 
     Args:
@@ -243,6 +252,9 @@ def play(screen: Screen, world_model: DreamModel, policy: Policy, **settings: An
         world_model: what dreams.
         policy: plays when a person does not.
         **settings: of `Player`.
+
+    Returns:
+        The films and episodes that were written.
 
     Raises:
         ValueError: as `Player`.
@@ -254,6 +266,7 @@ def play(screen: Screen, world_model: DreamModel, policy: Policy, **settings: An
             screen.wait(TICKS)
     finally:
         player.close()
+    return player.written
 
 
 def record(
