@@ -25,7 +25,7 @@ from gym_dream.play import loop
 from gym_dream.play.drawing import SIZE, Painter, View, figures
 from gym_dream.play.games import DreamGame, Outcome, Table, Tally, has_real
 from gym_dream.play.loop import Player, record
-from gym_dream.play.recording import free_name
+from gym_dream.play.recording import free_name, panel
 from gym_dream.play.screen import Screen
 from gym_dream.play.session import (
     COMMANDS,
@@ -112,7 +112,7 @@ def seat(pygame: Any, screen: Screen, model: WorldModel, tmp_path: Path) -> Iter
     player = Player(
         screen,
         model,
-        PersistentPolicy(0.5, 4),
+        PersistentPolicy(0.9, 4),
         seed=5,
         video=tmp_path / "film.gif",
         episodes=tmp_path / "episodes",
@@ -293,7 +293,7 @@ def test_a_person_steers_and_lets_the_policy_steer(seat: Seat) -> None:
     assert seat.tally.action == LEFT
     assert seat.turn().action == NOOP
     seat.keys("return")
-    actions = {seat.turn().action for _ in range(12)}
+    actions = {seat.turn().action for _ in range(40)}
     assert seat.session.driver == "policy" and len(actions) > 1
     seat.keys("return")
     assert {seat.turn().action for _ in range(4)} == {NOOP}
@@ -341,7 +341,8 @@ def test_denoising_steps_and_horizon_turn_the_dream(seat: Seat) -> None:
     seat.keys(*["page down"] * 20).turn()
     tally = seat.turn(13)
     assert (tally.step, tally.ending) == (15, "horizon reached")
-    assert seat.turn().step == 0 and seat.tally.last_return == tally.total
+    assert seat.keys("space").turn().step == 0 and seat.tally.last_return == tally.total
+    assert seat.turn().action == FIRE  # pressed when the next dream had not begun
 
 
 def test_a_new_game_on_demand(seat: Seat) -> None:
@@ -362,6 +363,12 @@ def test_a_film_of_both_worlds(seat: Seat, tmp_path: Path) -> None:
     seat.player.close()  # what runs is written
     assert seat.player.written == [tmp_path / "film.gif", tmp_path / "film-2.gif"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film-2.gif", "film.gif"]
+
+
+def test_long_names_fit_below_a_film() -> None:
+    name = "sb3:runs/sb3/breakout_ppo_dream_seed0.zip"
+    (shown, _), *_ = panel("Dream", name, np.zeros((64, 64, 3), np.uint8), Tally(), []).lines[2:]
+    assert shown == "played by sb3:runs...m_seed0.zip" and len(shown) == 32
 
 
 def test_what_cannot_be_written_is_told_and_not_lost(seat: Seat, tmp_path: Path) -> None:
@@ -389,8 +396,8 @@ def test_recorded_games_are_those_that_collect_records(seat: Seat, tmp_path: Pat
     seat.keys("p", "k").turn()
     assert not seat.session.recording
     (episode,) = EpisodeStore(tmp_path / "episodes").load_all()
-    assert len(episode) == 80
-    collect("Breakout", PersistentPolicy(0.5, 4), 80, tmp_path / "collected", seed=5, progress=False)
+    assert len(episode) == 80 and episode.terminated.any()
+    collect("Breakout", PersistentPolicy(0.9, 4), 80, tmp_path / "collected", seed=5, progress=False)
     (collected,) = EpisodeStore(tmp_path / "collected").load_all()
     assert episode.info == collected.info
     for name in ("frames", "actions", "rewards", "terminated", "truncated", "lives", "ram"):
@@ -436,7 +443,7 @@ def test_trainers_learn_from_what_a_person_played(seat: Seat, tmp_path: Path, mo
     seat.keys("k").turn()
     store = EpisodeStore(tmp_path / "episodes")
     players = [episode.info.policy for episode in store.load_all()]
-    assert players == ["human and persistent(repeat=0.5)", "human"]
+    assert players == ["human and persistent(repeat=0.9)", "human"]
     monkeypatch.setitem(PRESETS, "tiny", PRESET)
     monkeypatch.setattr(fitting, "HELD_OUT_BATCHES", 1)
     folder = fit(tmp_path / "run", store.folder, steps=1)

@@ -86,7 +86,8 @@ class Player:
         self._env = world_model.config.env
         self._screen, self._policy = screen, policy.name
         self._video, self._episodes, self._seed = Path(video), Path(episodes), seed
-        self._film, self._tape = Film(), None
+        self._film = Film()
+        self._tape: Tape | None = None
         self.written: list[Path] = []
         self._due = 0.0  # the time of the next step
         self._last_step: float | None = None  # the time of the last one
@@ -96,8 +97,6 @@ class Player:
         )
         self.tables.at(world)
         self._show()
-
-    _tape: Tape | None
 
     @property
     def table(self) -> Table:
@@ -152,7 +151,7 @@ class Player:
 
     def _change(self, before: Session, after: Session) -> str:
         """Do what changed from one session to the next, by one key; returns what the player should be told."""
-        if after.world != before.world:
+        if (after.world, after.fps) != (before.world, before.fps):
             self.tables.at(after.world)
             self._last_step, self._speed = None, 0.0
         elif (after.horizon, after.denoising_steps) != (before.horizon, before.denoising_steps):
@@ -176,14 +175,15 @@ class Player:
     def _step(self) -> None:
         """One step of the game shown; after its last one, the beginning of the next game."""
         session, table = self.session, self.table
-        self.session = stepped(session)
         if table.over:
+            self.session = replace(session, single=False)  # what was tapped counts for the first step
             try:
                 self.session = replace(self.session, notice=self._begin(session.world) or session.notice)
             except OSError as error:  # the game waits, so that it can still be written
                 self.session = replace(self.session, paused=True, notice=str(error))
                 return
         else:
+            self.session = stepped(session)
             human = session.driver == "human"
             outcome = table.step(action_of(session.asked, self._keys_to_action) if human else None)
             if self._tape is not None and outcome.step is not None:

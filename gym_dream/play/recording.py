@@ -46,9 +46,14 @@ def panel(title: str, driver: str, frame: np.ndarray, tally: Tally, meanings: Se
     lines = (
         (action, f"reward {tally.reward:+g}" if tally.reward else "reward 0"),
         (tally.ending or f"step {tally.step}", f"return {tally.total:g}"),
-        (f"played by {driver}", ""),
+        (f"played by {_short(driver)}", ""),
     )
     return Panel(title, frame.copy(), lines, colour)
+
+
+def _short(name: str, most: int = 22) -> str:
+    """A name that fits below a frame; of a long one, such as a path, both ends."""
+    return name if len(name) <= most else f"{name[:8]}...{name[11 - most :]}"
 
 
 class Tape:
