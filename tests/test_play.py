@@ -23,7 +23,7 @@ from gym_dream.data.collect import collect
 from gym_dream.files import write_json
 from gym_dream.play import loop
 from gym_dream.play.drawing import SIZE, Painter, View, figures
-from gym_dream.play.games import DreamGame, Outcome, Table, Tally, has_real
+from gym_dream.play.games import DreamGame, Outcome, RealGame, Table, Tally, has_real
 from gym_dream.play.loop import Player, record
 from gym_dream.play.recording import free_name, panel
 from gym_dream.play.screen import Screen
@@ -465,6 +465,23 @@ def test_the_policy_watches_while_a_person_plays(model: WorldModel) -> None:
     for _ in range(5):
         shown.append(table.step(LEFT).frame)
     assert len(seen) == 5 and all((a == b).all() for a, b in zip(seen, shown, strict=False))
+
+
+def test_the_policy_is_told_of_a_lost_life() -> None:
+    class Told(RandomPolicy):
+        def reset(self, state: Any, mask: np.ndarray, contexts: Contexts | None = None) -> Any:
+            resets.append(table.tally.ending)
+            return state
+
+    resets: list[str] = []
+    table = Table(RealGame(BREAKOUT), Told(4))
+    table.begin(seed=1)
+    while table.tally.ending != "life lost":
+        assert not resets
+        table.step(FIRE)
+    table.step(FIRE)
+    assert resets == ["life lost"]
+    table.game.close()
 
 
 def test_models_of_no_game_here_are_only_dreams(screen: Screen, model: WorldModel) -> None:
