@@ -17,6 +17,7 @@ from gym_dream.games import GAMES
 
 if TYPE_CHECKING:
     from gym_dream.policy import Policy
+    from gym_dream.world_model import WorldModel
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 # Errors whose message tells what to do; of any other, users should see where it came from.
@@ -68,6 +69,90 @@ class Demo:
             [(n, f"{p.steps_per_second:.1f}", f"{p.total_return:g}", str(p.lives)) for n, p in played.items()],
         )
         print(f"\nThe return is the sum of the rewards' signs. Wrote {self.out}.")
+
+
+@dataclass(frozen=True)
+class Play:
+    """Play a dream and the real game in a window, yourself or by a policy; switch between them at any time.
+
+    The window shows its keys. By key are recorded: films of both worlds, episodes of the real game. It needs pygame:
+    pip install 'gym-dream[play]'.
+    """
+
+    env: tyro.conf.Positional[str] = "Dream/Breakout-v0"
+    """The id of the dream."""
+    model: str | None = None
+    """A world model in place of the id's own: a folder, a name that ships, or hub:organisation/name[@revision]."""
+    policy: str | None = None
+    """What plays when you do not: scripted or scripted(noise=0.1,lag=2), for Breakout only; random;
+    persistent(repeat=0.9), random actions held for a while; agent:FOLDER, an agent that learnt, or
+    agent(greedy):FOLDER; or sb3:FILE.zip (unpickled: trust it). Each may end in +epsilon=0.1 for a share of random
+    actions. By default scripted(noise=0.1) in Breakout, random in other games."""
+    world: Literal["dream", "real"] = "dream"
+    """The one to begin in."""
+    horizon: int = 1000
+    """Steps until a dream is cut off; -1 for never."""
+    denoising_steps: int | None = None
+    """Passes of the denoiser a frame; by default the model's own setting."""
+    fps: int = 15
+    """Steps a second; 15 are the game's own pace."""
+    video: Path = Path("play.mp4")
+    """Where the films go that are recorded by key, .gif or .mp4; a number is added where a file is."""
+    episodes: Path = Path("episodes")
+    """The folder of the episodes of the real game that are recorded by key, for `gym-dream fit`."""
+    record: Path | None = None
+    """Open no window: let the policy play and write this film, .gif or .mp4."""
+    steps: int = 300
+    """How many to record without a window."""
+    seed: int = 0
+    """Of games and policy; game i is played with seed + i."""
+    device: str = "auto"
+    """Where the dream runs, e.g. cpu or cuda."""
+    precision: Precision = "auto"
+    """Of the dream's networks; auto: bfloat16 where the hardware has it."""
+    compile: bool = False
+    """Compile the networks: a slow first minute, faster ever after."""
+
+    def __call__(self) -> None:
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        if self.record is not None:
+            self._film(self.record)
+            return
+        from gym_dream.play.screen import Screen
+
+        with Screen("gym-dream play") as screen:  # the model is loaded only if there is a window
+            from gym_dream.play.loop import play
+
+            world_model, policy, settings = self._opened()
+            out = {"video": self.video, "episodes": self.episodes}
+            written = play(screen, world_model, policy, fps=self.fps, **out, **settings)
+        if written:
+            print(f"Wrote {', '.join(map(str, written))}.")
+
+    def _film(self, out: Path) -> None:
+        from gym_dream.play.loop import record
+
+        world_model, policy, settings = self._opened()
+        played = record(world_model, policy, out, steps=self.steps, **settings)
+        _print_table(
+            ("", "steps/s", "return", "episodes ended"),
+            [(self.world, f"{played.steps_per_second:.1f}", f"{played.total_return:g}", str(played.lives))],
+        )
+        print(f"\nThe return is the sum of the rewards' signs. Wrote {out}.")
+
+    def _opened(self) -> tuple[WorldModel, Policy, dict[str, Any]]:
+        """The model, the policy, and the settings with and without a window."""
+        from gym_dream.registration import model_of
+        from gym_dream.world_model import WorldModel
+
+        world_model = WorldModel.load(self.model or model_of(self.env))
+        env = world_model.config.env
+        default = "scripted(noise=0.1)" if env.get("game") == "Breakout" else "random"
+        names = ("world", "horizon", "seed", "device", "precision", "compile")
+        settings = {name: getattr(self, name) for name in names}
+        if self.denoising_steps is not None:
+            settings["model_kwargs"] = {"num_denoising_steps": self.denoising_steps}
+        return world_model, _load_policy(self.policy or default, env), settings
 
 
 @dataclass(frozen=True)
@@ -466,7 +551,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error that its message explains, 130 after Ctrl-C.
     """
     command = tyro.cli(
-        Demo | List | Collect | Fit | Train | Evaluate | Fidelity | Card | Bench,
+        Demo | Play | List | Collect | Fit | Train | Evaluate | Fidelity | Card | Bench,
         prog="gym-dream",
         description=DESCRIPTION,
         args=arguments,

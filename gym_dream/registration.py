@@ -16,6 +16,19 @@ def register_envs() -> None:
         _register(f"Dream/{game.name}-v0", model=game.name.lower())
 
 
+def model_of(env_id: str) -> str:
+    """The world model that an id stands for.
+
+    Raises:
+        ValueError: it stands for none.
+        gymnasium.error.Error: there is no such id.
+    """
+    model: str | None = gym.spec(env_id).kwargs.get("model")
+    if model is None:
+        raise ValueError(f"{env_id} needs a world model: name one (model), or choose an id such as Dream/Breakout-v0.")
+    return model
+
+
 def _register(env_id: str, **kwargs: str) -> None:
     gym.register(
         id=env_id,

@@ -29,10 +29,10 @@ def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_the_verbs_and_the_one_danger(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys=capsys)
-    for verb in ("demo", "list", "collect", "fit", "train", "fidelity", "card", "bench"):
+    for verb in ("demo", "play", "list", "collect", "fit", "train", "fidelity", "card", "bench"):
         assert f"• {verb} " in text
     assert "sb3:FILE.zip is loaded by Stable-Baselines3, which unpickles it" in text
-    for verb in ("demo", "collect"):
+    for verb in ("demo", "play", "collect"):
         assert "sb3:FILE.zip (unpickled: trust it)" in help_of(verb, capsys=capsys)
 
 

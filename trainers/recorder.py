@@ -79,7 +79,7 @@ class Recorder:
         self._policy = policy.name
         state = policy.begin(1, seed)
         if self.game is not None:
-            state = policy.reset(state, np.array([True]), _context(self.game.life[-CATCH_UP - 1 :]))
+            state = policy.reset(state, np.array([True]), _context(self.game.life(CATCH_UP + 1)))
         while not enough(self):
             if self.game is None:
                 self.game = RecordedGame(self.env, self.spec, self.seed + len(self.finished))
@@ -87,9 +87,10 @@ class Recorder:
             actions, state = policy.act(state, self.game.frame[None], self.game.info)
             action = torch.as_tensor(actions)
             self.processes.take_over([action])
-            if self.game.step(int(action)):
+            step = self.game.step(int(action))
+            if step.life_lost or step.game_over:
                 state = policy.reset(state, np.array([True]))
-            self.signs[1 + int(np.sign(self.game.reward))] += 1
+            self.signs[1 + int(np.sign(step.reward))] += 1
             if self.game.over:
                 self._finish(self.game.episode(policy.name))
 

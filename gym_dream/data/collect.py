@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -74,7 +74,11 @@ def collect(
     store = EpisodeStore(out)
     spec = real.env_spec(game, repeat_action_probability=repeat_action_probability)
     levels = [float(epsilon)] if isinstance(epsilon, (int, float)) else list(epsilon)
-    _check(store, spec, steps, levels)
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}.")
+    if not levels:
+        raise ValueError("epsilon must be a number or at least one number, got none.")
+    prepare_store(store, spec)
     num_actions = find_game(game).actions
     players = [EpsilonPolicy(policy, level, num_actions) if level else policy for level in levels]
     played = [0] * len(players)
@@ -110,17 +114,19 @@ def _play(game: RecordedGame, policy: Policy) -> Iterator[None]:
     state = policy.begin(num_envs=1, seed=game.seed)
     while not game.over:
         actions, state = policy.act(state, game.frame[None], game.info)
-        if game.step(actions[0]):
+        step = game.step(actions[0])
+        if step.life_lost or step.game_over:
             state = policy.reset(state, np.array([True]))
         yield
 
 
-def _check(store: EpisodeStore, spec: dict[str, Any], steps: int, levels: list[float]) -> None:
-    """Find out before the first step what would otherwise come out after the last."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
-    if not levels:
-        raise ValueError("epsilon must be a number or at least one number, got none.")
+def prepare_store(store: EpisodeStore, spec: Mapping[str, Any]) -> None:
+    """Make sure that games of an environment can be added to a store: it is found out before the first step is played.
+
+    Raises:
+        ValueError: the store holds episodes of another environment.
+        OSError: its folder cannot be made or written to.
+    """
     there = store.env
     if there is not None and there != spec:
         differences = ", ".join(f"{key} {there.get(key)!r}" for key in spec if there.get(key) != spec[key])

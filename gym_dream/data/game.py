@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -10,48 +11,100 @@ import numpy as np
 from gym_dream.data.episode import Episode, EpisodeInfo
 
 
-class _Step(NamedTuple):
-    """One recorded step; everything but the action it began with is as it was afterwards."""
+class Step(NamedTuple):
+    """One recorded step; everything but the frame and action it began with is as it was afterwards."""
 
+    frame: np.ndarray  # uint8 (H, W, C)
     action: int
-    reward: float
-    ended: bool
+    next_frame: np.ndarray
+    reward: float  # raw
+    life_lost: bool
+    game_over: bool
     truncated: bool
-    lives: int
-    ram: np.ndarray | None
+    lives: int  # 0 where the game has none
+    ram: np.ndarray | None  # uint8 (128,), where the game has one
+
+
+def take_step(env: gym.Env[Any, Any], frame: np.ndarray, action: Any, lives: int) -> tuple[Step, dict[str, Any]]:
+    """Play one action.
+
+    Args:
+        env: ends with the game, not with a life. Of its ``info`` are taken ``lives``, ``raw_reward`` and ``ram`` where
+            they are.
+        frame: the observation before.
+        action: what to do.
+        lives: left before.
+
+    Returns:
+        The step, and the environment's ``info`` after it.
+    """
+    next_frame, reward, game_over, truncated, info = env.step(action)
+    step = Step(
+        frame=frame,
+        action=int(action),
+        next_frame=next_frame,
+        reward=float(info.get("raw_reward", reward)),
+        life_lost=info.get("lives", 0) < lives,
+        game_over=bool(game_over),
+        truncated=bool(truncated),
+        lives=int(info.get("lives", 0)),
+        ram=info.get("ram"),
+    )
+    return step, info
+
+
+def to_episode(steps: Sequence[Step], spec: dict[str, Any], seed: int, policy: str) -> Episode:
+    """The episode that consecutive steps make, from the first of a game.
+
+    Args:
+        steps: at least one.
+        spec: of the environment.
+        seed: of the game and of the policy's random numbers.
+        policy: who played.
+    """
+    last = steps[-1]
+    memory = [step.ram for step in steps if step.ram is not None]
+    return Episode(
+        frames=np.stack([step.frame for step in steps] + [last.next_frame]),
+        actions=np.array([step.action for step in steps], np.int64),
+        rewards=np.array([step.reward for step in steps], np.float32),
+        terminated=np.array([step.life_lost or step.game_over for step in steps]),
+        truncated=np.array([step.truncated for step in steps]),
+        lives=np.array([step.lives for step in steps], np.int32),
+        ram=np.stack(memory) if memory else None,
+        info=EpisodeInfo(spec, seed, policy, in_progress=not (last.game_over or last.truncated)),
+    )
 
 
 class RecordedGame:
     """One game from its beginning, all its lives, step by step.
 
-    Of an environment's ``info`` it takes ``lives``, ``raw_reward`` and ``ram`` where they are; a game without lives is
-    one life.
-
     Attributes:
         seed: of the game.
         frame: uint8 (H, W, C), the current one.
-        reward: of the last step, raw; 0 at first.
-        over: whether the game has ended or was cut off.
+        steps: those played.
     """
 
-    def __init__(self, env: gym.Env[np.ndarray, Any], spec: dict[str, Any], seed: int) -> None:
+    def __init__(self, env: gym.Env[Any, Any], spec: dict[str, Any], seed: int) -> None:
         """Begin the game.
 
         Args:
-            env: ends with the game, not with a life.
+            env: as for `take_step`.
             spec: what its frames and actions mean, for the episode (`gym_dream.real.env_spec`).
             seed: with the same seed and the same actions comes the same game.
         """
         self._env, self._spec, self.seed = env, spec, seed
         self.frame, self._info = env.reset(seed=seed)
-        self._frames: list[np.ndarray] = [self.frame]
-        self._steps: list[_Step] = []
-        self.reward = 0.0
-        self.over = False
+        self.steps: list[Step] = []
 
     def __len__(self) -> int:
         """Steps played."""
-        return len(self._steps)
+        return len(self.steps)
+
+    @property
+    def over(self) -> bool:
+        """Whether the game has ended or was cut off."""
+        return bool(self.steps) and (self.steps[-1].game_over or self.steps[-1].truncated)
 
     @property
     def info(self) -> dict[str, np.ndarray]:
@@ -61,45 +114,24 @@ class RecordedGame:
     @property
     def actions(self) -> np.ndarray:
         """int64 (T,), all that were taken."""
-        return np.array([step.action for step in self._steps], np.int64)
+        return np.array([step.action for step in self.steps], np.int64)
 
-    @property
-    def life(self) -> np.ndarray:
-        """uint8 (K, H, W, C), the frames of the life at hand up to the current one."""
-        ends = [index for index, step in enumerate(self._steps) if step.ended]
-        return np.stack(self._frames[ends[-1] + 1 if ends else 0 :])
+    def life(self, most: int) -> np.ndarray:
+        """uint8 (K, H, W, C), the last frames of the life at hand up to the current one, ``most`` at most."""
+        frames = [self.frame]
+        for step in self.steps[:-most:-1]:
+            if step.life_lost or step.game_over:
+                break
+            frames.append(step.frame)
+        return np.stack(frames[::-1])
 
-    def step(self, action: int) -> bool:
-        """Take an action; returns whether it ended a life."""
-        lives = self._info.get("lives", 0)
-        self.frame, reward, terminated, truncated, self._info = self._env.step(action)
-        self.reward = float(self._info.get("raw_reward", reward))
-        self.over = bool(terminated or truncated)
-        ended = bool(terminated) or self._info.get("lives", 0) < lives
-        self._frames.append(self.frame)
-        self._steps.append(
-            _Step(
-                action=int(action),
-                reward=self.reward,
-                ended=ended,
-                truncated=bool(truncated),
-                lives=int(self._info.get("lives", 0)),
-                ram=self._info.get("ram"),
-            )
-        )
-        return ended
+    def step(self, action: Any) -> Step:
+        """Take an action."""
+        step, self._info = take_step(self._env, self.frame, action, self._info.get("lives", 0))
+        self.steps.append(step)
+        self.frame = step.next_frame
+        return step
 
     def episode(self, policy: str) -> Episode:
         """What was played so far, at least one step; ``policy`` names who played."""
-        steps = self._steps
-        memory = [step.ram for step in steps if step.ram is not None]
-        return Episode(
-            frames=np.stack(self._frames),
-            actions=self.actions,
-            rewards=np.array([step.reward for step in steps], np.float32),
-            terminated=np.array([step.ended for step in steps]),
-            truncated=np.array([step.truncated for step in steps]),
-            lives=np.array([step.lives for step in steps], np.int32),
-            ram=np.stack(memory) if memory else None,
-            info=EpisodeInfo(self._spec, self.seed, policy, in_progress=not self.over),
-        )
+        return to_episode(self.steps, self._spec, self.seed, policy)

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
@@ -22,6 +21,7 @@ from gym_dream.evaluation.play import DreamWorld, EpisodeResult, World, play, re
 from gym_dream.evaluation.statistics import Agreement, Estimate, agreement, estimate
 from gym_dream.files import digest
 from gym_dream.policy import Policy, load_policy
+from gym_dream.registration import model_of
 from gym_dream.settings import open_model
 from gym_dream.world_model import resolve
 
@@ -152,7 +152,7 @@ def compare(
         raise ImportError(f"Comparing needs {' and '.join(missing)}: pip install 'gym-dream[eval]'.")
     contents: list[Path] = []  # of the files that fix the figures
     if world_model is None:
-        folder = resolve(chosen.model or _model_of(chosen.env))
+        folder = resolve(chosen.model or model_of(chosen.env))
         contents += [*folder.glob("*.safetensors"), folder / "config.json"]
     model = open_model(folder) if world_model is None else world_model
     spec = model.config.env
@@ -269,13 +269,6 @@ def world_figures(results: Sequence[EpisodeResult], horizons: Sequence[int]) -> 
         points=None if None in points else estimate([p for p in points if p is not None]),
         at_horizon=at_horizon,
     )
-
-
-def _model_of(env: str) -> str:
-    model = gym.spec(env).kwargs.get("model")
-    if model is None:
-        raise ValueError(f"{env} needs a world model: name one (model), or choose an id such as Dream/Breakout-v0.")
-    return model
 
 
 def _starts(store: EpisodeStore, spec: Mapping[str, Any], length: int) -> Contexts:
