@@ -23,6 +23,7 @@ from gym_dream.data import (
     split_held_out,
     start_contexts,
 )
+from gym_dream.models.compiled import compile_networks
 from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
 from gym_dream.models.one_step import Teacher, one_step_loss
 from gym_dream.models.reward_termination import (
@@ -134,8 +135,8 @@ class Fit:
         self.denoiser = self._learner(self.world_model.denoiser, training.max_grad_norm)
         self.reward_termination = self._learner(self.world_model.reward_termination, training.reward_max_grad_norm)
         if compile:
-            self.world_model.denoiser.inner_model.compile()
-            self.world_model.reward_termination.encoder.compile()
+            networks = self.world_model.denoiser.inner_model, self.world_model.reward_termination.encoder
+            compile_networks(*networks, device=device)
 
     def _learner(self, network: torch.nn.Module, max_grad_norm: float) -> Learner:
         training = self.config.training
@@ -374,7 +375,7 @@ def _teacher(world_model: WorldModel, device: torch.device) -> Teacher:
 
     def draw(start: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         return sample(
-            lambda x, sigma: dynamics.denoiser(x, sigma, past, actions), start, dynamics.sampler, lambda: start
+            lambda x, sigma: dynamics.denoise(x, sigma, past, actions), start, dynamics.sampler, lambda: start
         )
 
     return draw

@@ -16,7 +16,6 @@ from gym_dream.data.contexts import Contexts
 from gym_dream.dynamics import Dynamics
 from gym_dream.models.diamond import DiamondDynamics
 from gym_dream.models.frame_dynamics import FrameDynamics
-from gym_dream.models.sampler import sample
 from gym_dream.noise import RowNoise
 from gym_dream.vector_env import DreamVectorEnv
 from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve_dtype
@@ -69,14 +68,8 @@ def with_steps(dynamics: DiamondDynamics, num_denoising_steps: int) -> DiamondDy
 
 def sample_frame(dynamics: DiamondDynamics, past: Tensor, actions: Tensor, noise: RowNoise) -> Tensor:
     """The next frame and nothing else, as `DiamondDynamics.step` draws it: float32 (B, C, H, W)."""
-    shape = past.shape[2:]
     with torch.autocast(dynamics.device.type, dynamics.dtype, enabled=dynamics.dtype != torch.float32):
-        return sample(
-            lambda x, sigma: dynamics.denoiser(x, sigma, past, actions),
-            noise.normal(shape),
-            dynamics.sampler,
-            lambda: noise.normal(shape),
-        )
+        return dynamics.sample(past, actions, noise)
 
 
 def without_rewards(dynamics: DiamondDynamics) -> FrameDynamics:
@@ -90,7 +83,7 @@ def without_rewards(dynamics: DiamondDynamics) -> FrameDynamics:
     )
 
 
-class _Endless:
+class Endless:
     """Dynamics whose dreams never end, so that no reset falls into a measurement (random weights end every other)."""
 
     def __init__(self, dynamics: Dynamics[Any]) -> None:
@@ -118,7 +111,7 @@ class _Opened:
 
 def env_step(world_model: WorldModel, dynamics: Dynamics[Any], batch: int) -> Callable[[], object]:
     """One step of a `DreamVectorEnv` of ``batch`` dreams, begun and endless."""
-    model = _Opened(_Endless(dynamics), world_model.config, world_model.starts)
+    model = _Opened(Endless(dynamics), world_model.config, world_model.starts)
     env = DreamVectorEnv(model, batch, max_episode_steps=-1)
     env.reset(seed=0)
     actions = np.arange(batch) % world_model.config.denoiser.num_actions
