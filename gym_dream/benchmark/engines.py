@@ -28,6 +28,8 @@ class Engine:
     precision: Precision = "float32"
     channels_last: bool = True
     compile: bool = False
+    pieces: bool = True
+    """Let a CPU's denoiser work on pieces of a batch."""
 
     @property
     def name(self) -> str:
@@ -36,7 +38,7 @@ class Engine:
         return f"{self.precision} {layout}{' compiled' if self.compile else ''}"
 
 
-REFERENCE = Engine("float32", channels_last=False)
+REFERENCE = Engine("float32", channels_last=False, pieces=False)
 """How DIAMOND's released code runs: what every ratio is against."""
 
 
@@ -54,6 +56,8 @@ def engines(device: torch.device, compile: bool) -> tuple[Engine, ...]:
 def open_dynamics(world_model: WorldModel, engine: Engine, device: torch.device) -> DiamondDynamics:
     """A world model's dynamics, run this way."""
     dynamics = world_model.dynamics(str(device), engine.precision, engine.compile)
+    if not engine.pieces:
+        dynamics.piece_bytes = None
     if not engine.channels_last:
         for network in (dynamics.denoiser, dynamics.reward_termination):
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -63,7 +67,8 @@ def open_dynamics(world_model: WorldModel, engine: Engine, device: torch.device)
 def with_steps(dynamics: DiamondDynamics, num_denoising_steps: int) -> DiamondDynamics:
     """The same networks, with this many passes of the denoiser a frame."""
     sampler = dataclasses.replace(dynamics.sampler, num_denoising_steps=num_denoising_steps)
-    return DiamondDynamics(dynamics.denoiser, dynamics.reward_termination, sampler, dynamics.device, dynamics.dtype)
+    networks = dynamics.denoiser, dynamics.reward_termination
+    return DiamondDynamics(*networks, sampler, dynamics.device, dynamics.dtype, dynamics.piece_bytes)
 
 
 def sample_frame(dynamics: DiamondDynamics, past: Tensor, actions: Tensor, noise: RowNoise) -> Tensor:
@@ -92,6 +97,7 @@ class Endless:
         self.action_space, self.device = dynamics.action_space, dynamics.device
 
     def step(self, state: Any, action: Tensor, noise: RowNoise) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """See `gym_dream.dynamics.Dynamics.step`."""
         state, observation, reward, terminated = self._step(state, action, noise)
         return state, observation, reward, torch.zeros_like(terminated)
 

@@ -16,8 +16,8 @@ from gym_dream.models.reward_termination import LSTMState, RewardTerminationMode
 from gym_dream.models.sampler import SamplerConfig, sample
 from gym_dream.noise import RowNoise
 
-# Of the denoiser's widest feature map, a piece of a batch may take this much for each thread. About four such maps are
-# at work at a time; so they stay in a CPU's last cache (2 to 4 MB a core), which a map of 32 dreams does not.
+# What the denoiser's first feature map of a piece may take for each thread. Some such maps are at work at a time and so
+# stay in a CPU's last cache, which 32 dreams' would not; docs/performance.md has the figures behind the number.
 PIECE_BYTES = 2**22
 
 
@@ -47,6 +47,7 @@ class DiamondDynamics:
         sampler: SamplerConfig,
         device: torch.device,
         dtype: torch.dtype,
+        piece_bytes: int | None = PIECE_BYTES,
     ) -> None:
         """Take over networks that are already on ``device``.
 
@@ -56,12 +57,15 @@ class DiamondDynamics:
             sampler: schedule and solver.
             device: where everything is.
             dtype: the type of the networks' arithmetic; what surrounds them stays float32.
+            piece_bytes: on a CPU the denoiser works on pieces of a batch, whose maps at full size take about so much
+                for each thread; None: on the whole batch, as on any other device.
         """
         self.denoiser = denoiser
         self.reward_termination = reward_termination
         self.sampler = sampler
         self.device = device
         self.dtype = dtype
+        self.piece_bytes = piece_bytes
         self.context_length = denoiser.config.context_length
         self.frame_shape = (*reward_termination.config.frame_size, denoiser.config.image_channels)
         self.action_space = gym.spaces.Discrete(denoiser.config.num_actions)
@@ -125,11 +129,11 @@ class DiamondDynamics:
 
     def _piece(self, batch: int) -> int:
         """Rows of the batch that the denoiser works on at a time: pieces as equal as can be."""
-        if self.device.type != "cpu":
+        if self.device.type != "cpu" or self.piece_bytes is None:
             return batch
         config, (height, width, _) = self.denoiser.config, self.frame_shape
-        row = 4 * config.channels[0] * height * width // config.patch_size**2
-        most = max(1, PIECE_BYTES * torch.get_num_threads() // row)
+        row = self.dtype.itemsize * config.channels[0] * height * width // config.patch_size**2
+        most = max(1, self.piece_bytes * torch.get_num_threads() // row)
         return math.ceil(batch / math.ceil(batch / most))
 
     def _precision(self) -> AbstractContextManager[None]:
