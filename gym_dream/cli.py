@@ -430,7 +430,7 @@ def _agent_update(env: Mapping[str, Any], world: TimedDream) -> Callable[[], obj
     height, width, channels = env["frame_shape"]
     with torch.random.fork_rng(devices=[]):
         agent = ActorCritic(ActorCriticConfig(len(env["action_meanings"]), (height, width), channels))
-    return Imagination(agent.to(world.device), world, ImaginationConfig(), seed=0).update
+    return Imagination(agent.to(world.dynamics.device), world, ImaginationConfig(), seed=0).update
 
 
 def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from gym_dream.benchmark.dreams import Subject
 from gym_dream.benchmark.engines import Endless
-from gym_dream.benchmark.timing import Stopwatch, Timing
-from gym_dream.dream import Dream, DreamReset, DreamStep
+from gym_dream.benchmark.timing import LONG_SECONDS, Stopwatch, Timing
+from gym_dream.dream import Dream, DreamStep
 
 UpdateAgent = Callable[[dict[str, Any], "TimedDream"], Callable[[], object]]
 """(environment's specification, dreams) -> what makes one update of an agent that acts in them."""
 
 
-class TimedDream:
+class TimedDream(Dream):
     """Dreams that keep the time of their steps. They never end, so that no reset falls into a measurement.
 
     Attributes:
@@ -25,24 +26,15 @@ class TimedDream:
     """
 
     def __init__(self, subject: Subject, batch: int, watch: Stopwatch) -> None:
-        self._dream = Dream(Endless(subject.dynamics), batch, subject.world_model.starts, horizon=-1, seed=0)
-        self._watch = watch
-        self.device = watch.device
+        """Dreams from the model's starts, not begun yet."""
+        super().__init__(Endless(subject.dynamics), batch, subject.world_model.starts, horizon=-1, seed=0)
+        self.watch = watch
         self.seconds, self.steps = 0.0, 0
 
-    @property
-    def observation(self) -> Tensor | None:
-        """See `gym_dream.dream.Dream`."""
-        return self._dream.observation
-
-    def reset(self, mask: Tensor | None = None) -> DreamReset:
-        """See `gym_dream.dream.Dream`."""
-        return self._dream.reset(mask)
-
-    def step(self, actions: Tensor) -> DreamStep:
+    def step(self, actions: Tensor | np.ndarray) -> DreamStep:
         """See `gym_dream.dream.Dream`."""
         taken: list[DreamStep] = []
-        self.seconds += self._watch(lambda: taken.append(self._dream.step(actions)))
+        self.seconds += self.watch(lambda: taken.append(super(TimedDream, self).step(actions)))
         self.steps += 1
         return taken[0]
 
@@ -76,8 +68,8 @@ def measure_agents(
         smallest, *larger = sorted(set(batch_sizes))
         done = _measure(subject, smallest, env, update_agent, watch, repeats, watch.now() + (end - watch.now()) / 4)
         figures.append({"network": network, "engine": engine, **done})
-        # As if each dream took as long as in the smallest batch; twice, for the first update only warms up.
-        fits = [b for b in larger if 2 * done["seconds"] * b / smallest < end - watch.now()]
+        # As if each dream took as long as in the smallest batch.
+        fits = [b for b in larger if done["seconds"] * b / smallest < end - watch.now()]
         if fits:
             done = _measure(subject, max(fits), env, update_agent, watch, repeats, end)
             figures.append({"network": network, "engine": engine, **done})
@@ -95,13 +87,16 @@ def _measure(
 ) -> dict[str, Any]:
     world = TimedDream(subject, batch, watch)
     update = update_agent(env, world)
-    update()
     whole: list[float] = []
     dreamt: list[float] = []
+    warm = False
     while not whole or (len(whole) < repeats and watch.now() < end):
         world.seconds, world.steps = 0.0, 0
-        whole.append(watch(update))
-        dreamt.append(world.seconds)
+        seconds = watch(update)
+        if warm or seconds > LONG_SECONDS:  # as in `interleaved`
+            whole.append(seconds)
+            dreamt.append(world.seconds)
+        warm = True
     timing = Timing.of(whole)
     return {
         "batch": batch,
