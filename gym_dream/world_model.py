@@ -158,7 +158,8 @@ class WorldModel:
         Args:
             device: a PyTorch device, or "auto": the GPU if there is one.
             precision: of the networks' arithmetic; "auto": bfloat16 where the hardware has it, else float32.
-            compile: compile the networks (a minute or so at first, faster ever after).
+            compile: compile the networks, at their first steps: minutes the first time, seconds in later processes,
+                since PyTorch keeps what it compiled. Where it cannot, a warning says why and they run uncompiled.
             num_denoising_steps: passes of the denoiser a frame; None: the model's own setting.
             **sampler: other fields of `gym_dream.models.sampler.SamplerConfig`.
 

@@ -34,6 +34,7 @@ from gym_dream.models.compiled import why_not
 from gym_dream.models.diamond import DiamondDynamics, DiamondState
 from gym_dream.noise import RowNoise
 from gym_dream.trainers import bench as made
+from gym_dream.trainers.fit import Fit, FitConfig
 from gym_dream.world_model import WorldModel
 
 CPU = torch.device("cpu")
@@ -73,6 +74,12 @@ def begin(dynamics: DiamondDynamics, model: WorldModel, keys: Tensor) -> Diamond
     starts = model.starts[[row % len(model.starts) for row in range(len(keys))]]
     context = ContextTensors(*(torch.from_numpy(a) for a in (starts.frames, starts.actions, starts.real)))
     return dynamics.begin(context, RowNoise(keys, torch.zeros_like(keys)))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet() -> None:
+    """PyTorch compiles a function a few times only, and then gives up."""
+    torch.compiler.reset()
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +275,6 @@ def test_a_dream_compiles_each_network_once_and_as_one_graph(small):
         graphs.append(graph)
         return graph.forward
 
-    torch.compiler.reset()
     for network in (dynamics.denoiser.inner_model, dynamics.reward_termination.encoder):
         network.compile(backend=backend, fullgraph=True)
     dreams = [Dream(d, 4, small.starts, seed=1) for d in (dynamics, open_dynamics(small, FLOAT32, CPU))]
@@ -289,7 +295,6 @@ def test_networks_in_training_compile_as_one_graph(small):
         networks.denoiser.inner_model: (inputs.past[:, 0], torch.ones(2), seen, inputs.actions),
         networks.reward_termination.encoder: (seen[:, :6], cond),
     }
-    torch.compiler.reset()
     for network, arguments in calls.items():
         compiled = torch.compile(network, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(*arguments), network(*arguments))
@@ -329,3 +334,15 @@ def test_a_missing_compiler_is_found_out(tmp_path):
     environment.pop("CXX", None)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert "ompiler" in done.stdout and len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_compiled_update_learns_the_same():
+    episodes = [made.made_up_episode(tiny.ENV, seed) for seed in range(made.GAMES)]
+    config = FitConfig(tiny.config(), tiny.PRESET.training, "made up", made.GAMES, 1 / made.GAMES, seed=0)
+    eager, compiled = (Fit(config, episodes, CPU, torch.float32, compile) for compile in (False, True))
+    expected, report = eager.update(0.0), compiled.update(0.0)
+    assert expected.keys() == report.keys() and len(report) == 5
+    for name, value in expected.items():
+        torch.testing.assert_close(report[name], value, rtol=1e-3, atol=1e-5)
+    assert torch.isfinite(torch.stack(list(compiled.update(0.5).values()))).all()

@@ -40,7 +40,9 @@ def why_not(device_type: str) -> str | None:
     """What stops PyTorch from compiling, or None: found by compiling an addition, which takes seconds once."""
     x = torch.zeros(8, device=device_type)
     try:
-        torch.compile(lambda x: x + 1)(x)
+        with warnings.catch_warnings():  # PyTorch's compiler, when imported, warns of PyTorch itself
+            warnings.simplefilter("ignore")
+            torch.compile(lambda x: x + 1)(x)
     except Exception as error:  # a compiler, headers, Triton, an unknown Python: whatever is missing, dreams go on
         return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return None
