@@ -106,7 +106,7 @@ def test_the_parts_of_a_step_add_up_to_it(benched):
         assert sum(part["share"] for part in parts) == pytest.approx(1)
         assert sum(part["seconds"] for part in parts) == pytest.approx(whole["seconds"])
         assert any("denoiser" in part["part"] for part in parts)
-        assert "convolution" in " ".join(operation["operation"] for operation in row["operations"])
+        assert "conv" in " ".join(operation["operation"] for operation in row["operations"])
         assert 0 < sum(operation["share"] for operation in row["operations"]) <= 1
 
 

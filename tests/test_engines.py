@@ -337,6 +337,7 @@ def test_a_missing_compiler_is_found_out(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # PyTorch's own
 def test_a_compiled_update_learns_the_same():
     episodes = [made.made_up_episode(tiny.ENV, seed) for seed in range(made.GAMES)]
     config = FitConfig(tiny.config(), tiny.PRESET.training, "made up", made.GAMES, 1 / made.GAMES, seed=0)
