@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ from gym_dream import pretrained
 from gym_dream.games import GAMES
 
 if TYPE_CHECKING:
+    from gym_dream.benchmark.agents import TimedDream
     from gym_dream.policy import Policy
     from gym_dream.world_model import WorldModel
 
@@ -506,14 +507,16 @@ class Bench:
     """Numbers of dreams at a time; what would take too long is left out."""
     denoising_steps: tuple[int, ...] = (1, 3)
     """Passes of the denoiser a frame; each network's own setting is added."""
-    measure: tuple[Literal["ceilings", "start", "dreams", "parts", "training"], ...] = (
+    measure: tuple[Literal["ceilings", "start", "dreams", "parts", "training", "agents"], ...] = (
         "ceilings",
         "start",
         "dreams",
         "parts",
         "training",
+        "agents",
     )
-    """What: the machine's ceilings, a fresh process's first frame, dreams, the parts of a step, updates in training."""
+    """What: the machine's ceilings, a fresh process's first frame, dreams, the parts of a step, updates in training, an
+    agent's updates in dreams."""
     minutes: float = 5.0
     """About how long; every case is measured once at least."""
     repeats: int = 5
@@ -536,7 +539,8 @@ class Bench:
         from gym_dream.trainers.presets import PRESETS
 
         presets = {name: functools.partial(updates, PRESETS[name]) for name in ("small", "diamond-atari")}
-        found = bench(**vars(self), original=PRESETS["diamond-atari"].world_model, updates=presets)
+        original = PRESETS["diamond-atari"].world_model
+        found = bench(**vars(self), original=original, updates=presets, update_agent=_agent_update)
         print(text(found))
         print(f"\nWrote {self.out if self.out.suffix == '.json' else self.out / 'bench.json'}.")
 
@@ -576,6 +580,19 @@ def _load_policy(spec: str, env: Mapping[str, Any], source: Literal["pixels", "r
     from gym_dream.policy import load_policy
 
     return load_policy(spec, env, source=source, load_agent=load_agent)
+
+
+def _agent_update(env: Mapping[str, Any], world: TimedDream) -> Callable[[], object]:
+    """What makes one update of DIAMOND's agent, fresh, in some dreams."""
+    import torch
+
+    from gym_dream.agents import ActorCritic, ActorCriticConfig
+    from gym_dream.trainers.imagination import Imagination, ImaginationConfig
+
+    height, width, channels = env["frame_shape"]
+    with torch.random.fork_rng(devices=[]):
+        agent = ActorCritic(ActorCriticConfig(len(env["action_meanings"]), (height, width), channels))
+    return Imagination(agent.to(world.dynamics.device), world, ImaginationConfig(), seed=0).update
 
 
 def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -16,6 +16,7 @@ from gym_dream.configuration import from_json, to_json
 from gym_dream.data.contexts import Contexts
 from gym_dream.files import atomic_folder, atomic_write, load_tensors, read_json, save_tensors, write_json
 from gym_dream.games import find_game
+from gym_dream.models.compiled import compile_networks
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig
 from gym_dream.models.diamond import DiamondDynamics
 from gym_dream.models.reward_termination import RewardTerminationConfig, RewardTerminationModel
@@ -157,7 +158,8 @@ class WorldModel:
         Args:
             device: a PyTorch device, or "auto": the GPU if there is one.
             precision: of the networks' arithmetic; "auto": bfloat16 where the hardware has it, else float32.
-            compile: compile the networks (a minute or so at first, faster ever after).
+            compile: compile the networks, at their first steps: minutes the first time, seconds in later processes,
+                since PyTorch keeps what it compiled. Where it cannot, a warning says why and they run uncompiled.
             num_denoising_steps: passes of the denoiser a frame; None: the model's own setting.
             **sampler: other fields of `gym_dream.models.sampler.SamplerConfig`.
 
@@ -173,8 +175,7 @@ class WorldModel:
         where = resolve_device(device)
         denoiser, reward_termination = self._on(where)
         if compile:
-            denoiser.inner_model.compile()
-            reward_termination.encoder.compile()
+            compile_networks(denoiser.inner_model, reward_termination.encoder, device=where)
         return DiamondDynamics(
             denoiser,
             reward_termination,

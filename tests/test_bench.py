@@ -11,6 +11,7 @@ import tiny
 import torch
 
 from gym_dream.benchmark import run
+from gym_dream.benchmark.agents import TimedDream, measure_agents
 from gym_dream.benchmark.ceilings import measure_ceilings
 from gym_dream.benchmark.dreams import KINDS, ORIGINAL, measure_dreams, open_subjects
 from gym_dream.benchmark.engines import REFERENCE, engines
@@ -18,6 +19,7 @@ from gym_dream.benchmark.report import text
 from gym_dream.benchmark.timing import Stopwatch, Timing, interleaved
 from gym_dream.cli import main
 from gym_dream.files import read_json
+from gym_dream.trainers.imagination import ImaginationConfig
 from gym_dream.trainers.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -33,7 +35,7 @@ def benched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str
         patch.setitem(PRESETS, "small", tiny.PRESET)
         patch.setitem(PRESETS, "diamond-atari", tiny.PRESET)
         arguments = f"bench --model {folder / 'model'} --out {folder / 'figures'} --batch-sizes 1 2 --repeats 1"
-        assert main([*arguments.split(), "--threads", "1", "--device", "cpu", "--minutes", "2"]) == 0
+        assert main([*arguments.split(), "--threads", "1", "--device", "cpu", "--minutes", "20"]) == 0
     assert torch.get_num_threads() == threads
     found = read_json(folder / "figures" / "bench.json")
     yield found, text(found)
@@ -52,6 +54,7 @@ def test_the_file_holds_all_that_was_asked_for(benched):
         "left_out",
         "parts",
         "training",
+        "agents",
     }
     names = [engine.name for engine in engines(CPU, compile=False)]
     keys = {(r["network"], r["engine"], r["kind"], r["batch"], r["denoising_steps"]) for r in found["dreams"]}
@@ -103,7 +106,7 @@ def test_the_parts_of_a_step_add_up_to_it(benched):
         assert sum(part["share"] for part in parts) == pytest.approx(1)
         assert sum(part["seconds"] for part in parts) == pytest.approx(whole["seconds"])
         assert any("denoiser" in part["part"] for part in parts)
-        assert "convolution" in " ".join(operation["operation"] for operation in row["operations"])
+        assert "conv" in " ".join(operation["operation"] for operation in row["operations"])
         assert 0 < sum(operation["share"] for operation in row["operations"]) <= 1
 
 
@@ -114,6 +117,36 @@ def test_a_fresh_process_tells_its_own_time_and_memory(benched):
         others = laps["imports"] + laps["make"] + laps["reset and step"]
         assert laps["until the first frame"] == pytest.approx(others, rel=0.05)
         assert 1e7 < row["peak_bytes"] < 1e10 and row["peak_device_bytes"] is None
+
+
+def test_an_agents_update_is_measured_beside_the_dream_steps_in_it(benched):
+    rows = benched[0]["agents"]
+    assert [(r["network"], r["batch"], r["denoising_steps"]) for r in rows] == [
+        (network, batch, 3) for network in (ORIGINAL, "model") for batch in (1, 2)
+    ]
+    for row in rows:
+        assert row["dream_steps"] == ImaginationConfig().rollout
+        assert 0 < row["dream_seconds"] < row["seconds"]
+        assert row["ratio_to_dreams"] == pytest.approx(row["seconds"] / row["dream_seconds"])
+
+
+def test_an_update_that_takes_too_long_is_measured_with_fewer_dreams():
+    subject = open_subjects({"model": tiny.world_model()}, [REFERENCE], CPU)["model", REFERENCE]
+    worlds: list[TimedDream] = []
+
+    def update_agent(env: dict[str, Any], world: TimedDream) -> Any:
+        world.reset()
+        worlds.append(world)
+        batch = len(world.observation)
+        return lambda: world.step(torch.zeros(batch, dtype=torch.int64))
+
+    def batches(seconds: float) -> list[int]:
+        rows = measure_agents({"model": subject}, "", (1, 4, 10**6), update_agent, Stopwatch(CPU), 2, seconds)
+        return [row["batch"] for row in rows]
+
+    assert batches(0.0) == [1]
+    assert batches(20.0) == [1, 4]
+    assert all(world.steps == 1 and world.seconds > 0 for world in worlds)  # of the last update
 
 
 def test_the_tables_show_what_was_measured(benched):
@@ -127,6 +160,7 @@ def test_the_tables_show_what_was_measured(benched):
         "A step of model, batch 2",
         "reward and termination model",
         "diamond-atari: denoiser",
+        "model, 3 passes, 2 dreams, float32 channels-last",
         "A fresh process",
     ):
         assert words in page

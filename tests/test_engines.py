@@ -6,6 +6,10 @@ LSTM is the one for sequences.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,8 +30,11 @@ from gym_dream.benchmark.engines import (
 )
 from gym_dream.dream import Dream
 from gym_dream.dynamics import ContextTensors
+from gym_dream.models.compiled import why_not
 from gym_dream.models.diamond import DiamondDynamics, DiamondState
 from gym_dream.noise import RowNoise
+from gym_dream.trainers import bench as made
+from gym_dream.trainers.fit import Fit, FitConfig
 from gym_dream.world_model import WorldModel
 
 CPU = torch.device("cpu")
@@ -64,9 +71,15 @@ def plain_step(dynamics: DiamondDynamics, state: DiamondState, action: Tensor, n
 
 
 def begin(dynamics: DiamondDynamics, model: WorldModel, keys: Tensor) -> DiamondState:
-    starts = model.starts[range(len(keys))]
+    starts = model.starts[[row % len(model.starts) for row in range(len(keys))]]
     context = ContextTensors(*(torch.from_numpy(a) for a in (starts.frames, starts.actions, starts.real)))
     return dynamics.begin(context, RowNoise(keys, torch.zeros_like(keys)))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet() -> None:
+    """PyTorch compiles a function a few times only, and then gives up."""
+    torch.compiler.reset()
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +226,124 @@ def test_operations_are_counted_for_every_pass(small):
     side = tiny.SIDE // config.patch_size
     assert once > 2 * 9 * inputs * config.channels[0] * side**2  # the first convolution alone
     assert frame_flops(with_steps(dynamics, 3)) == 3 * once
+
+
+# Pieces of a batch
+
+
+def test_pieces_of_a_batch_change_neither_frames_nor_random_numbers(small):
+    whole, pieces = (open_dynamics(small, FLOAT32, CPU) for _ in range(2))
+    whole.piece_bytes = None
+    row = 4 * small.config.denoiser.channels[0] * (tiny.SIDE // small.config.denoiser.patch_size) ** 2
+    pieces.piece_bytes = 2 * row // torch.get_num_threads()
+    seen: list[int] = []
+    pieces.denoiser.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    keys = torch.arange(5)
+    state, same = begin(whole, small, keys), begin(pieces, small, keys)
+    for step in range(1, 11):
+        noise, same_noise = RecordedNoise(keys, step), RecordedNoise(keys, step)
+        state, frame, reward, end = whole.step(state, keys % 4, noise)
+        same, same_frame, same_reward, same_end = pieces.step(same, keys % 4, same_noise)
+        assert all(map(torch.equal, noise.drawn, same_noise.drawn))
+        assert (frame.int() - same_frame.int()).abs().max() <= 1
+        assert torch.equal(reward, same_reward) and torch.equal(end, same_end)
+    assert seen[:3] == [2, 2, 1] and len(seen) == 10 * pieces.sampler.num_denoising_steps * 3
+
+
+def test_pieces_are_as_equal_as_can_be(small):
+    """A last piece of another size would be compiled for, too."""
+    dynamics = open_dynamics(small, FLOAT32, CPU)
+    sizes: list[int] = []
+    dynamics.denoiser.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    dynamics.piece_bytes = 5 * 4 * 8 * 8 * 8 // torch.get_num_threads()  # five rows
+    for batch, expected in ((4, [4]), (5, [5]), (6, [3, 3]), (12, [4, 4, 4])):
+        sizes.clear()
+        inputs = Inputs.draw(dynamics, batch)
+        with torch.no_grad():
+            dynamics.denoise(inputs.past[:, 0], torch.ones(batch), inputs.past, inputs.actions)
+        assert sizes == expected
+
+
+# Compiling
+
+
+def test_a_dream_compiles_each_network_once_and_as_one_graph(small):
+    """A break in the graph makes dozens of it, which take minutes; resets of all sizes must not compile anew."""
+    dynamics, graphs = open_dynamics(small, FLOAT32, CPU), []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    for network in (dynamics.denoiser.inner_model, dynamics.reward_termination.encoder):
+        network.compile(backend=backend, fullgraph=True)
+    dreams = [Dream(d, 4, small.starts, seed=1) for d in (dynamics, open_dynamics(small, FLOAT32, CPU))]
+    for mask in (None, [True, False, False, False], [False, True, True, True]):
+        compiled, eager = [], []
+        for dream, frames in zip(dreams, (compiled, eager), strict=True):
+            frames.append(dream.reset(None if mask is None else torch.tensor(mask)).observation)
+            frames.append(dream.step(torch.arange(4)).observation)
+        assert (torch.stack(compiled).int() - torch.stack(eager).int()).abs().max() <= 1
+    assert len(graphs) == 2
+
+
+def test_networks_in_training_compile_as_one_graph(small):
+    networks = open_dynamics(small, FLOAT32, CPU)
+    inputs = Inputs.draw(networks, 2)
+    seen, cond = inputs.past.flatten(1, 2), torch.rand(2, small.config.reward_termination.cond_channels)
+    calls = {
+        networks.denoiser.inner_model: (inputs.past[:, 0], torch.ones(2), seen, inputs.actions),
+        networks.reward_termination.encoder: (seen[:, :6], cond),
+    }
+    for network, arguments in calls.items():
+        compiled = torch.compile(network, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(*arguments), network(*arguments))
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def refuse(function: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found\nin all this house")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    why_not.cache_clear()
+    yield
+    why_not.cache_clear()
+
+
+def test_where_nothing_can_be_compiled_the_dream_goes_on_uncompiled(small, no_compiler):
+    with pytest.warns(UserWarning, match=r"(?s)'No working C\+\+ compiler found'.*apt install g\+\+.*compile=False"):
+        dynamics = small.dynamics("cpu", "float32", compile=True)
+    dreams = [Dream(d, 2, small.starts, seed=5) for d in (dynamics, open_dynamics(small, FLOAT32, CPU))]
+    for dream in dreams:
+        dream.reset()
+    assert torch.equal(*(dream.step(torch.tensor([1, 2])).observation for dream in dreams))
+
+
+def test_training_goes_on_uncompiled_too(no_compiler):
+    with pytest.warns(UserWarning, match="the networks run uncompiled"):
+        updates = made.updates(tiny.PRESET, tiny.ENV, Engine(compile=True), CPU)
+    for update in updates.values():
+        update()
+
+
+@pytest.mark.slow
+def test_a_missing_compiler_is_found_out(tmp_path):
+    program = "import torch; from gym_dream.models.compiled import why_not; print(why_not('cpu'))"
+    environment = {**os.environ, "PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    environment.pop("CXX", None)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "ompiler" in done.stdout and len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # PyTorch's own
+def test_a_compiled_update_learns_the_same():
+    episodes = [made.made_up_episode(tiny.ENV, seed) for seed in range(made.GAMES)]
+    config = FitConfig(tiny.config(), tiny.PRESET.training, "made up", made.GAMES, 1 / made.GAMES, seed=0)
+    eager, compiled = (Fit(config, episodes, CPU, torch.float32, compile) for compile in (False, True))
+    expected, report = eager.update(0.0), compiled.update(0.0)
+    assert expected.keys() == report.keys() and len(report) == 5
+    for name, value in expected.items():
+        torch.testing.assert_close(report[name], value, rtol=1e-3, atol=1e-5)
+    assert torch.isfinite(torch.stack(list(compiled.update(0.5).values()))).all()

@@ -34,6 +34,7 @@ from gym_dream.dream import Dream
 from gym_dream.evaluation.play import RealWorld, play
 from gym_dream.evaluation.statistics import estimate
 from gym_dream.files import read_json, write_json
+from gym_dream.models.compiled import compile_networks
 from gym_dream.models.diamond import DiamondDynamics
 from gym_dream.policy import EpsilonPolicy, Policy, RandomPolicy
 from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve_dtype
@@ -204,8 +205,7 @@ class _Run:
         for network in (dreamer.denoiser, dreamer.reward_termination):
             network.eval()
         if compile:
-            dreamer.denoiser.inner_model.compile()
-            dreamer.reward_termination.encoder.compile()
+            compile_networks(dreamer.denoiser.inner_model, dreamer.reward_termination.encoder, device=device)
         dynamics = DiamondDynamics(
             dreamer.denoiser, dreamer.reward_termination, config.world_model.sampler, device, dtype
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gym_dream.data import Emphasis, Episode, Segments, SegmentSampler, eventful
+from gym_dream.models.compiled import compile_networks
 from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
 from gym_dream.models.one_step import Teacher, one_step_loss
 from gym_dream.models.reward_termination import RewardTerminationModel, reward_termination_loss
@@ -120,8 +121,8 @@ class WorldModelTrainer:
         self.denoiser = self._learner(world_model.denoiser, training.max_grad_norm)
         self.reward_termination = self._learner(world_model.reward_termination, training.reward_max_grad_norm)
         if compile:
-            world_model.denoiser.inner_model.compile()
-            world_model.reward_termination.encoder.compile()
+            networks = world_model.denoiser.inner_model, world_model.reward_termination.encoder
+            compile_networks(*networks, device=device)
 
     def _learner(self, network: torch.nn.Module, max_grad_norm: float) -> Learner:
         training = self.training

@@ -16,7 +16,6 @@ from gym_dream.data.contexts import Contexts
 from gym_dream.dynamics import Dynamics
 from gym_dream.models.diamond import DiamondDynamics
 from gym_dream.models.frame_dynamics import FrameDynamics
-from gym_dream.models.sampler import sample
 from gym_dream.noise import RowNoise
 from gym_dream.vector_env import DreamVectorEnv
 from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve_dtype
@@ -29,6 +28,8 @@ class Engine:
     precision: Precision = "float32"
     channels_last: bool = True
     compile: bool = False
+    pieces: bool = True
+    """Let a CPU's denoiser work on pieces of a batch."""
 
     @property
     def name(self) -> str:
@@ -37,7 +38,7 @@ class Engine:
         return f"{self.precision} {layout}{' compiled' if self.compile else ''}"
 
 
-REFERENCE = Engine("float32", channels_last=False)
+REFERENCE = Engine("float32", channels_last=False, pieces=False)
 """How DIAMOND's released code runs: what every ratio is against."""
 
 
@@ -55,6 +56,8 @@ def engines(device: torch.device, compile: bool) -> tuple[Engine, ...]:
 def open_dynamics(world_model: WorldModel, engine: Engine, device: torch.device) -> DiamondDynamics:
     """A world model's dynamics, run this way."""
     dynamics = world_model.dynamics(str(device), engine.precision, engine.compile)
+    if not engine.pieces:
+        dynamics.piece_bytes = None
     if not engine.channels_last:
         for network in (dynamics.denoiser, dynamics.reward_termination):
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -64,19 +67,14 @@ def open_dynamics(world_model: WorldModel, engine: Engine, device: torch.device)
 def with_steps(dynamics: DiamondDynamics, num_denoising_steps: int) -> DiamondDynamics:
     """The same networks, with this many passes of the denoiser a frame."""
     sampler = dataclasses.replace(dynamics.sampler, num_denoising_steps=num_denoising_steps)
-    return DiamondDynamics(dynamics.denoiser, dynamics.reward_termination, sampler, dynamics.device, dynamics.dtype)
+    networks = dynamics.denoiser, dynamics.reward_termination
+    return DiamondDynamics(*networks, sampler, dynamics.device, dynamics.dtype, dynamics.piece_bytes)
 
 
 def sample_frame(dynamics: DiamondDynamics, past: Tensor, actions: Tensor, noise: RowNoise) -> Tensor:
     """The next frame and nothing else, as `DiamondDynamics.step` draws it: float32 (B, C, H, W)."""
-    shape = past.shape[2:]
     with torch.autocast(dynamics.device.type, dynamics.dtype, enabled=dynamics.dtype != torch.float32):
-        return sample(
-            lambda x, sigma: dynamics.denoiser(x, sigma, past, actions),
-            noise.normal(shape),
-            dynamics.sampler,
-            lambda: noise.normal(shape),
-        )
+        return dynamics.sample(past, actions, noise)
 
 
 def without_rewards(dynamics: DiamondDynamics) -> FrameDynamics:
@@ -90,7 +88,7 @@ def without_rewards(dynamics: DiamondDynamics) -> FrameDynamics:
     )
 
 
-class _Endless:
+class Endless:
     """Dynamics whose dreams never end, so that no reset falls into a measurement (random weights end every other)."""
 
     def __init__(self, dynamics: Dynamics[Any]) -> None:
@@ -99,6 +97,7 @@ class _Endless:
         self.action_space, self.device = dynamics.action_space, dynamics.device
 
     def step(self, state: Any, action: Tensor, noise: RowNoise) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """See `gym_dream.dynamics.Dynamics.step`."""
         state, observation, reward, terminated = self._step(state, action, noise)
         return state, observation, reward, torch.zeros_like(terminated)
 
@@ -118,7 +117,7 @@ class _Opened:
 
 def env_step(world_model: WorldModel, dynamics: Dynamics[Any], batch: int) -> Callable[[], object]:
     """One step of a `DreamVectorEnv` of ``batch`` dreams, begun and endless."""
-    model = _Opened(_Endless(dynamics), world_model.config, world_model.starts)
+    model = _Opened(Endless(dynamics), world_model.config, world_model.starts)
     env = DreamVectorEnv(model, batch, max_episode_steps=-1)
     env.reset(seed=0)
     actions = np.arange(batch) % world_model.config.denoiser.num_actions

@@ -48,7 +48,7 @@ def _parts(dynamics: DiamondDynamics, batch: int) -> dict[str, Callable[[], obje
     def passes() -> None:
         with torch.autocast(device.type, dynamics.dtype, enabled=dynamics.dtype != torch.float32):
             for _ in range(steps):
-                dynamics.denoiser(frame, sigma, past, actions)
+                dynamics.denoise(frame, sigma, past, actions)
 
     def judge() -> None:
         with torch.autocast(device.type, dynamics.dtype, enabled=dynamics.dtype != torch.float32):

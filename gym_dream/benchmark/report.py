@@ -31,6 +31,7 @@ def text(found: Figures) -> str:
             for row in found.get("parts", [])
         ),
         ("One update", _training(found.get("training", []))),
+        ("One update of an agent in dreams", _agents(found.get("agents", []))),
         ("A fresh process", _starts(found.get("start", []))),
     ]
     pages = [f"{title}\n\n{table}" for title, table in sections if table]
@@ -92,6 +93,21 @@ def _training(rows: Sequence[Figures]) -> str:
         for r in rows
     ]
     return markdown([("update", "seconds", "ratio"), *body])
+
+
+def _agents(rows: Sequence[Figures]) -> str:
+    if not rows:
+        return ""
+    body = [
+        (
+            f"{r['network']}, {r['denoising_steps']} passes, {r['batch']} dreams, {r['engine']}",
+            f"{r['seconds']:.3g} {_spread(r)}",
+            f"{r['dream_steps']} in {r['dream_seconds']:.3g} s",
+            f"{r['ratio_to_dreams']:.2f}",
+        )
+        for r in rows
+    ]
+    return markdown([("agent in", "seconds", "of that dream steps", "whole / dream steps"), *body])
 
 
 def _starts(rows: Sequence[Figures]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from gym_dream.benchmark.agents import UpdateAgent, measure_agents
 from gym_dream.benchmark.ceilings import measure_ceilings
 from gym_dream.benchmark.dreams import ORIGINAL, Subject, measure_dreams, open_subjects
 from gym_dream.benchmark.engines import REFERENCE, Engine, engines
@@ -20,11 +21,11 @@ from gym_dream.evaluation.provenance import hardware
 from gym_dream.files import write_json
 from gym_dream.world_model import WorldModel, WorldModelConfig, resolve_device, resolve_dtype
 
-Part = Literal["ceilings", "start", "dreams", "parts", "training"]
+Part = Literal["ceilings", "start", "dreams", "parts", "training", "agents"]
 PARTS: tuple[Part, ...] = get_args(Part)
 FORMAT_VERSION = 1
 # Shares of the time. Ceilings and cold starts take what they take, which is little.
-SHARES = {"dreams": 0.6, "parts": 0.1, "training": 0.3}
+SHARES = {"dreams": 0.5, "parts": 0.1, "training": 0.25, "agents": 0.15}
 LOOKED_INTO = 32  # dreams at most, where the time of a step is taken apart and memory is measured
 MOST_STARTS = 3
 
@@ -38,6 +39,7 @@ def bench(
     *,
     original: Callable[[dict[str, Any]], WorldModelConfig],
     updates: Mapping[str, Updates],
+    update_agent: UpdateAgent,
     batch_sizes: Sequence[int] = (1, 8, 32, 128),
     denoising_steps: Sequence[int] = (1, 3),
     measure: Sequence[Part] = PARTS,
@@ -55,6 +57,7 @@ def bench(
         out: a folder, or a file that ends in .json.
         original: DIAMOND's architecture for an environment; the reference, with random weights.
         updates: by the preset's name, what makes its updates.
+        update_agent: makes the update of an agent.
         batch_sizes: numbers of dreams; those that would take too long are left out, and named.
         denoising_steps: passes of the denoiser a frame; each network's own setting is added.
         measure: which parts.
@@ -99,7 +102,7 @@ def bench(
         seconds = {name: 60 * minutes * share for name, share in SHARES.items()}
         largest = max([batch for batch in batch_sizes if batch <= LOOKED_INTO], default=min(batch_sizes))
         looked_into = sorted({min(batch_sizes), largest})
-        subjects = open_subjects(world_models, ways, where) if {"dreams", "parts"} & set(measure) else {}
+        subjects = open_subjects(world_models, ways, where) if {"dreams", "parts", "agents"} & set(measure) else {}
         default = next(way for way in ways[1:] if getattr(torch, way.precision) == resolve_dtype("auto", where))
         for part in (part for part in PARTS if part in measure):
             if part == "ceilings":
@@ -114,6 +117,12 @@ def bench(
             elif part == "dreams":
                 found["dreams"], found["left_out"] = measure_dreams(
                     subjects, batch_sizes, denoising_steps, watch, repeats, seconds[part]
+                )
+            elif part == "agents":
+                chosen = {network: subjects[network, default] for network in world_models}
+                batches = sorted({b for b in batch_sizes if b <= LOOKED_INTO} | {min(batch_sizes)})
+                found["agents"] = measure_agents(
+                    chosen, default.name, batches, update_agent, watch, repeats, seconds[part]
                 )
             elif part == "parts":
                 chosen = {network: subjects[network, default] for network in world_models}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from gym_dream.models.denoiser import Denoiser, to_uint8, to_unit
 from gym_dream.models.reward_termination import LSTMState, RewardTerminationModel
 from gym_dream.models.sampler import SamplerConfig, sample
 from gym_dream.noise import RowNoise
+
+# What the denoiser's first feature map of a piece may take for each thread. Some such maps are at work at a time and so
+# stay in a CPU's last cache, which 32 dreams' would not; docs/performance.md has the figures behind the number.
+PIECE_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class DiamondDynamics:
         sampler: SamplerConfig,
         device: torch.device,
         dtype: torch.dtype,
+        piece_bytes: int | None = PIECE_BYTES,
     ) -> None:
         """Take over networks that are already on ``device``.
 
@@ -51,12 +57,15 @@ class DiamondDynamics:
             sampler: schedule and solver.
             device: where everything is.
             dtype: the type of the networks' arithmetic; what surrounds them stays float32.
+            piece_bytes: on a CPU the denoiser works on pieces of a batch, whose maps at full size take about so much
+                for each thread; None: on the whole batch, as on any other device.
         """
         self.denoiser = denoiser
         self.reward_termination = reward_termination
         self.sampler = sampler
         self.device = device
         self.dtype = dtype
+        self.piece_bytes = piece_bytes
         self.context_length = denoiser.config.context_length
         self.frame_shape = (*reward_termination.config.frame_size, denoiser.config.image_channels)
         self.action_space = gym.spaces.Discrete(denoiser.config.num_actions)
@@ -76,14 +85,8 @@ class DiamondDynamics:
         """See `gym_dream.dynamics.Dynamics.step`."""
         past = to_unit(state.frames, state.real)
         actions = torch.cat([state.actions, action[:, None]], dim=1)
-        shape = past.shape[2:]
         with self._precision():
-            frame = sample(
-                lambda x, sigma: self.denoiser(x, sigma, past, actions),
-                noise.normal(shape),
-                self.sampler,
-                lambda: noise.normal(shape),
-            )
+            frame = self.sample(past, actions, noise)
             observation = to_uint8(frame)
             # The model judges the frame that is stored and shown, not the float behind it.
             shown = to_unit(observation[:, None], torch.ones_like(state.real[:, :1]))
@@ -101,6 +104,37 @@ class DiamondDynamics:
             cell=prediction.state.cell,
         )
         return following, observation, reward, terminated
+
+    def sample(self, past: Tensor, actions: Tensor, noise: RowNoise) -> Tensor:
+        """The next frame, float32 (B, C, H, W) in [-1, 1].
+
+        Args:
+            past: float32 (B, L, C, H, W) in [-1, 1], oldest first.
+            actions: int64 (B, L); the last one leads to the frame.
+            noise: each row's.
+        """
+        shape = past.shape[2:]
+        return sample(
+            lambda x, sigma: self.denoise(x, sigma, past, actions),
+            noise.normal(shape),
+            self.sampler,
+            lambda: noise.normal(shape),
+        )
+
+    def denoise(self, noisy: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+        """As `Denoiser.forward`; on a CPU piece by piece of the batch, which changes a row by rounding at most."""
+        rows = self._piece(len(noisy))
+        pieces = zip(*(tensor.split(rows) for tensor in (noisy, sigma, past, actions)), strict=True)
+        return torch.cat([self.denoiser(*piece) for piece in pieces])
+
+    def _piece(self, batch: int) -> int:
+        """Rows of the batch that the denoiser works on at a time: pieces as equal as can be."""
+        if self.device.type != "cpu" or self.piece_bytes is None:
+            return batch
+        config, (height, width, _) = self.denoiser.config, self.frame_shape
+        row = self.dtype.itemsize * config.channels[0] * height * width // config.patch_size**2
+        most = max(1, self.piece_bytes * torch.get_num_threads() // row)
+        return math.ceil(batch / math.ceil(batch / most))
 
     def _precision(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

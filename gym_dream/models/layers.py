@@ -35,7 +35,7 @@ def silu_(x: Tensor) -> Tensor:
 
 def add_(x: Tensor, other: Tensor) -> Tensor:
     """The sum, written over ``x``, which nobody else holds, where no gradient asks for it and the type allows it."""
-    if torch.is_grad_enabled() or torch.result_type(x, other) != x.dtype:
+    if torch.is_grad_enabled() or torch.promote_types(x.dtype, other.dtype) != x.dtype:
         return x + other
     return x.add_(other)
 

@@ -109,7 +109,9 @@ class RewardTerminationModel(nn.Module):
         b, t = actions.shape
         second = (next_frames - frames) / CHANGE_SCALE if self.config.change_input else next_frames
         pairs = torch.cat([frames, second], dim=2).flatten(0, 1)
-        features = self.encoder(pairs, self.act_emb(actions.flatten())).reshape(b, t, -1)
+        # A dream's burn-in has as many rows as dreams begin, now one and then another: not worth compiling for.
+        encode = self.encoder if t == 1 or torch.is_grad_enabled() else self.encoder.forward
+        features = encode(pairs, self.act_emb(actions.flatten())).reshape(b, t, -1)
         if state is None:
             state = self.initial_state(b, frames.device)
         hidden, cell = (s.to(features.dtype) for s in state)
