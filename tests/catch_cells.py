@@ -13,6 +13,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from gym_dream.models.denoiser import DenoiserConfig
+from gym_dream.models.reward_termination import RewardTerminationConfig
+from gym_dream.models.sampler import SamplerConfig
+from gym_dream.trainers.imagination import ImaginationConfig
+from gym_dream.trainers.presets import TrainingConfig
+from gym_dream.trainers.schedules import LoopPreset, Schedule
+from gym_dream.world_model import WorldModelConfig
+
 SIDE = 16
 LANES = 4  # and rows
 STEPS = LANES - 1  # of a game
@@ -63,3 +71,73 @@ class CatchGame(gym.Env[np.ndarray, np.int64]):
         down = CAUGHT if self.ball == self.paddle else MISSED
         lanes[self.row, self.ball] = down if self.row == STEPS else BALL
         return lanes.repeat(LANES, axis=0).repeat(LANES, axis=1)
+
+
+def world_model(env: dict[str, Any]) -> WorldModelConfig:
+    """Networks that see a lane as one patch; one denoising step."""
+    return WorldModelConfig(
+        env=env,
+        denoiser=DenoiserConfig(
+            num_actions=3,
+            context_length=2,
+            cond_channels=32,
+            depths=(1,),
+            channels=(32,),
+            attention=(False,),
+            sigma_offset_noise=0.1,
+            quantisation="round",
+            patch_size=4,
+            predict_change=True,
+        ),
+        reward_termination=RewardTerminationConfig(
+            num_actions=3,
+            frame_size=(SIDE, SIDE),
+            cond_channels=16,
+            depths=(1,),
+            channels=(32,),
+            attention=(False,),
+            lstm_size=64,
+            patch_size=4,
+            change_input=True,  # without it the reward's sign is not learnt in so few updates
+        ),
+        sampler=SamplerConfig(num_denoising_steps=1),
+    )
+
+
+LOOP = LoopPreset(
+    "a ball caught in two minutes",
+    world_model,
+    TrainingConfig(
+        batch_size=16,
+        learning_rate=5e-3,
+        warmup_steps=20,
+        weight_decay=0.0,
+        average_decay=0.97,
+        reward_max_grad_norm=1.0,
+        sigma_loc=1.0,
+        sigma_scale=1.0,
+        sigma_max=6.0,
+        reward_steps=STEPS,
+    ),
+    Schedule(
+        first_steps=600,
+        most_first_steps=600,
+        rare_rewards=0,
+        steps=150,
+        total_steps=1050,
+        epsilon=0.05,
+        first_world_model_updates=200,
+        world_model_updates=60,
+        first_agent_updates=250,
+        agent_updates=120,
+        extra_epochs=0,
+        test_games=100,
+        final_games=300,
+        max_game_steps=10,
+    ),
+    {"channels": (8, 16), "lstm_size": 64},
+    # With longer rollouts or a smaller bonus the agent settles on one action for hundreds of updates.
+    ImaginationConfig(rollout=3, learning_rate=3e-3, warmup=20, entropy_weight=0.06),
+    num_dreams=32,
+    horizon=10,
+)

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
+import torch
+
+# Tests run in as many processes as there are cores: with several threads each they would mostly wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
