@@ -194,7 +194,7 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, arg
     observations, actions, old_log_probs = (part.flatten(0, 1) for part in rollout[:3])
     advantage = advantage.flatten()
     for _ in range(args.epochs):
-        for rows in torch.randperm(len(actions), device=actions.device).chunk(args.minibatches):
+        for rows in torch.randperm(len(actions), device=actions.device).tensor_split(args.minibatches):
             logits, values = agent(observations[rows])
             distribution = Categorical(logits=logits)
             ratio = (distribution.log_prob(actions[rows]) - old_log_probs[rows]).exp()

@@ -545,6 +545,9 @@ class Bench:
         print(f"\nWrote {self.out if self.out.suffix == '.json' else self.out / 'bench.json'}.")
 
 
+Verb = Demo | Play | List | Collect | Fit | Train | Evaluate | Fidelity | Card | Bench
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -555,7 +558,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error that its message explains, 130 after Ctrl-C.
     """
     command = tyro.cli(
-        Demo | Play | List | Collect | Fit | Train | Evaluate | Fidelity | Card | Bench,
+        Verb,
         prog="gym-dream",
         description=DESCRIPTION,
         args=arguments,

@@ -430,3 +430,21 @@ def test_starts_of_another_game_are_refused(tmp_path: Path):
     EpisodeStore(tmp_path).add(tiny.episode(0))
     with pytest.raises(ValueError, match=r"another environment .* id 'Dot-v0'"):
         compare(["random"], starts=str(tmp_path))
+
+
+def test_a_policy_hears_of_lost_lives_in_games_that_go_on() -> None:
+    from dot_game import LIFE, DotGame
+
+    from gym_dream.policy import RandomPolicy
+
+    resets = []
+
+    class Hearing(RandomPolicy):
+        def reset(self, state: Any, mask: np.ndarray, contexts: Any = None) -> Any:
+            resets.append((mask.tolist(), contexts is not None))
+            return state
+
+    world = RealWorld(DotGame, np.zeros((1, 0), np.int64), 2, seed=0)
+    (one, other) = play(world, Hearing(4), 2, 100, seed=0)
+    assert one.length == other.length == 2 * LIFE
+    assert resets == [([True, True], True), ([True, True], False)]

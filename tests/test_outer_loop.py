@@ -101,6 +101,8 @@ def same(one: Path, other: Path) -> None:
     for name in [*files, *(f"episodes/{game}" for game in games)]:
         left, right = load_file(one / name), load_file(other / name)
         assert left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left), name
+    ours, theirs = (EpisodeStore(run / "episodes").load_all() for run in (one, other))
+    assert [game.info for game in ours] == [game.info for game in theirs]
 
 
 # A run
@@ -209,8 +211,13 @@ def ctrl_c_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, call: i
 
 @pytest.mark.parametrize(
     ("owner", "method", "call"),
-    [(RecordedGame, "step", 10), (WorldModelTrainer, "update", 8), (Imagination, "update", 5)],
-    ids=["playing", "fitting", "dreaming"],
+    [
+        (RecordedGame, "step", 10),
+        (WorldModelTrainer, "update", 8),
+        (Imagination, "update", 5),
+        (outer_loop._Run, "_test", 2),
+    ],
+    ids=["playing", "fitting", "dreaming", "testing"],
 )
 def test_a_run_stopped_by_ctrl_c_goes_on_as_if_never_stopped(finished, tmp_path, monkeypatch, owner, method, call):
     out = tmp_path / "run"
@@ -227,7 +234,7 @@ def test_a_run_stopped_by_ctrl_c_goes_on_as_if_never_stopped(finished, tmp_path,
 
 def doomed(out: str, owner: str, method: str, call: int, checkpoint_minutes: float) -> None:
     """A process that is killed at one call of a function, or ends the run."""
-    targets = {"step": RecordedGame, "update": WorldModelTrainer, "dream": Imagination}
+    targets = {"step": RecordedGame, "update": WorldModelTrainer, "dream": Imagination, "test": outer_loop._Run}
     if owner == "file":
         original, calls = gym_dream.files._sync, []
 
@@ -250,9 +257,15 @@ def test_a_run_killed_anywhere_ends_as_if_never_stopped(finished, tmp_path, kill
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_outer_loop", "torch.utils.tensorboard", "torch._dynamo"])
     out, done = tmp_path / "run", 0
-    places = [("step", "step", 40), ("update", "update", 9), ("dream", "update", 6), ("file", "", 30)]
+    places = [
+        ("step", "step", 40),
+        ("update", "update", 9),
+        ("dream", "update", 6),
+        ("file", "", 30),
+        ("test", "_test", 3),
+    ]
     while done < kills:
-        owner, method, most = places[done % 4] if done < 4 else places[rng.integers(4)]
+        owner, method, most = places[done % 5] if done < 5 else places[rng.integers(5)]
         often = 0.0 if owner == "file" or rng.random() < 0.5 else 1000.0  # a checkpoint at every turn, or none
         call = int(rng.integers(1, most + 1))
         process = context.Process(target=doomed, args=(str(out), owner, method, call, often))
@@ -314,10 +327,28 @@ def test_folders_that_hold_no_run_or_a_damaged_one(finished, tmp_path):
     with pytest.raises(ValueError, match=r"config.json: unknown 'brand_new'.*newer"):
         stored_config(out)
     (out / "config.json").write_text(json.dumps(values))
+    (out / "config.json").write_text(json.dumps(values | {"format_version": 2}))
+    with pytest.raises(ValueError, match="format version 2 is newer than the 1"):
+        stored_config(out)
+    (out / "config.json").write_text(json.dumps(values))
     assert stored_config(out) == CONFIG or stored_config(out).schedule == CONFIG.schedule
     EpisodeStore(out / "episodes").paths[0].unlink()
-    with pytest.raises(ValueError, match="holds 0 games, but the checkpoint was made after 1"):
+    with pytest.raises(ValueError, match="lacks the game that this run played with seed 3"):
         run(out, resume=True)
+
+
+def test_other_games_in_the_folder_are_neither_learnt_from_nor_removed(finished, tmp_path):
+    stranger = tiny.episode(900)
+    EpisodeStore(tmp_path / "run" / "episodes").add(stranger)
+    with pytest.raises(FileExistsError, match="would mistake for its own"):
+        run(tmp_path / "run")
+    record = recorder(tmp_path / "two" / "episodes")
+    record.record(RandomPolicy(4), 1, steps(25))
+    position = record.position()
+    record.store.add(stranger)
+    with pytest.raises(ValueError, match="holds others in its place"):
+        recorder(tmp_path / "two" / "episodes").restore(*position)
+    assert len(record.store) == 2
 
 
 @pytest.mark.parametrize("name", [NAME, "episode_", "actor_critic"])
@@ -358,7 +389,7 @@ def test_a_recorder_goes_on_with_the_game_at_hand(tmp_path):
     counters, tensors = other.position()
     other.record(policy, 99, steps(50))  # to be forgotten
     resumed = recorder(tmp_path / "other")
-    resumed.restore(counters, tensors, "random")
+    resumed.restore(counters, tensors)
     for record in (one, resumed):
         record.record(policy, 2, steps(60))
     assert len(one.episodes) == len(resumed.episodes) == 4
@@ -394,7 +425,7 @@ def test_a_game_that_does_not_repeat_itself_is_noticed(tmp_path):
             return super().reset(seed=None if seed is None else seed + 1)
 
     with pytest.raises(ValueError, match="does not go as it went"):
-        recorder(tmp_path, Other()).restore(*record.position(), "random")
+        recorder(tmp_path, Other()).restore(*record.position())
 
 
 def test_a_presets_run_is_written_down_whole():

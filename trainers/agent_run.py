@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from gym_dream.configuration import from_json, to_json
 from gym_dream.files import read_json, write_json
 
-from .checkpoint import NAME, load_checkpoint, save_checkpoint
+from .checkpoint import NAME, load_checkpoint, remove_torn, save_checkpoint
 from .imagination import Agent, Imagination, ImaginationConfig, World
 from .loop import BAR, LOG_INTERVAL, Budget, polite_interrupt, scalar_log
 
@@ -175,11 +174,7 @@ class _Run:
             raise ValueError(
                 f"{self.out / NAME} is not a checkpoint of the run in {self.out / 'config.json'}: {error}"
             ) from error
-        for torn in self.out.glob(f".{NAME}.*.tmp"):  # what a killed run left half-written
-            torn.unlink()
-        if (self.out / "agent").exists():  # else a kill may have left the old one under another name
-            for half in self.out.glob(".agent.*"):
-                shutil.rmtree(half)
+        remove_torn(self.out, "agent")
 
     def _save(self) -> None:
         self._look()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,18 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(path), progress
     except (safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no checkpoint of gym_dream, or a damaged one: {error}.") from error
+
+
+def remove_torn(folder: Path, *delivered: str) -> None:
+    """Remove what a killed run left half-written beside its last checkpoint.
+
+    Args:
+        folder: the run folder.
+        delivered: the folders in it that are replaced in one step.
+    """
+    for torn in (*folder.glob(".*.tmp"), *folder.glob("episodes/.*.tmp")):
+        torn.unlink()
+    for name in delivered:
+        if (folder / name).exists():  # else a kill may have left the old one under another name
+            for half in folder.glob(f".{name}.*"):
+                shutil.rmtree(half)

@@ -14,7 +14,6 @@ interrupted.
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -39,13 +38,13 @@ from gym_dream.models.diamond import DiamondDynamics
 from gym_dream.policy import EpsilonPolicy, Policy, RandomPolicy
 from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve_dtype
 
-from .checkpoint import NAME, load_checkpoint, save_checkpoint
+from .checkpoint import NAME, load_checkpoint, remove_torn, save_checkpoint
 from .curve import line, write_report
 from .imagination import Imagination
 from .loop import LOG_INTERVAL, no_log, polite_interrupt, scalar_log
 from .processes import Processes, joined
 from .recorder import Recorder
-from .schedules import LoopConfig
+from .schedules import FORMAT_VERSION, LoopConfig
 from .world_model_trainer import Play, WorldModelTrainer
 
 REPLAY_CONTEXTS = 64  # moments of play that a world model brings along
@@ -82,8 +81,9 @@ def train(
 ) -> list[dict[str, float]]:
     """Run the outer loop to its end.
 
-    Ctrl-C ends it after the current update (or the epoch's real steps) with a checkpoint; a killed run loses at most
-    what came after its last one. A resumed run goes on as if never stopped: on a CPU, to the bit.
+    Ctrl-C ends it with a checkpoint after the current update, or the epoch's real steps, or the games of a test; a
+    killed run loses at most what came after its last checkpoint. A resumed run goes on as if never stopped: on a CPU,
+    to the bit.
 
     Started by ``torchrun``, processes share out every batch of the world model and the dreams; ``out`` must be a folder
     that all of them see. Dreams of other processes than the first begin anew when a run is resumed.
@@ -99,7 +99,8 @@ def train(
         device: a PyTorch device or "auto".
         precision: of the networks' arithmetic, or "auto".
         compile: compile the networks.
-        checkpoint_minutes: time between checkpoints, the most that an interruption can cost.
+        checkpoint_minutes: time between checkpoints, the most that a kill can cost; there is one before each test, but
+            none within it, nor within an epoch's real steps.
         progress: show a progress bar, and a line for every test.
 
     Returns:
@@ -119,12 +120,17 @@ def train(
             run = _Run(out, config, policy, env, processes, where, dtype, compile)
             if resume:
                 run.load()
+            else:
+                run.recorder.begin()
+            run.agree()  # by then all have seen what is in the folder, and the first may change it
+            if processes.first and resume:
+                remove_torn(out, "agent", "world_model")
             elif processes.first:
                 # In this order, so that wherever there is a run to resume there is a checkpoint to resume from.
                 run.save_checkpoint()
                 write_json(out / "config.json", to_json(config))
-            run.agree()
-            with scalar_log(out / "logs", run.epoch) if processes.first else nullcontext(no_log) as log:
+            # What an interrupted epoch had logged comes again.
+            with scalar_log(out / "logs", run.epoch - 1) if processes.first else nullcontext(no_log) as log:
                 run.train(make_env, checkpoint_minutes, log, progress and processes.first)
     return run.curve
 
@@ -139,7 +145,14 @@ def stored_config(out: Path) -> LoopConfig:
     path = out / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}: no run to resume. Start one without --resume.")
-    return from_json(LoopConfig, read_json(path), str(path))
+    values = read_json(path)
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: format version {version} is newer than the {FORMAT_VERSION} that this gym_dream reads. Upgrade "
+            "gym_dream."
+        )
+    return from_json(LoopConfig, values, str(path))
 
 
 def is_final(curve: Sequence[Mapping[str, float]]) -> bool:
@@ -198,6 +211,7 @@ class _Run:
         self.log: Log = no_log
         self.interrupted: Callable[[], bool] = lambda: False
         self.checkpoint_seconds, self.saved = math.inf, time.monotonic()
+        self.phase, self.phase_began = PHASES[0], time.monotonic()
 
     def _imagination(self, device: torch.device, dtype: torch.dtype, compile: bool) -> Imagination:
         config, processes = self.config, self.processes
@@ -232,14 +246,18 @@ class _Run:
         progress: bool,
     ) -> None:
         """Go on to the end, or until Ctrl-C."""
-        with tqdm(total=1.0, disable=not progress, bar_format=BAR) as self.bar, polite_interrupt() as self.interrupted:
+        done = self._share_done()
+        bar = tqdm(total=1.0, initial=done, disable=not progress, bar_format=BAR)
+        with bar as self.bar, polite_interrupt() as self.interrupted:
             self.log, self.checkpoint_seconds, self.saved = log, 60 * checkpoint_minutes, time.monotonic()
             while self.epoch == 0 or self.epoch < self.epochs:
                 if self._epoch(make_env):
                     break
             else:
                 if not is_final(self.curve):
-                    self._test(make_env, self.config.schedule.final_games, final=True)
+                    self._save()
+                    with self._phase("test"):
+                        self._test(make_env, self.config.schedule.final_games, final=True)
                 self.recorder.store_unfinished()
             self._save()
 
@@ -263,6 +281,7 @@ class _Run:
                     return True
         self._look()
         if schedule.test_due(epoch) and not any(point["epoch"] == epoch for point in self.curve):
+            self._save()
             with self._phase("test"):
                 self._test(make_env, schedule.test_games)
         self.log(self.losses | {f"seconds/{name}": spent for name, spent in self.seconds.items()}, epoch)
@@ -337,8 +356,9 @@ class _Run:
         # By the first process's clock, and by a Ctrl-C in any.
         save, stop = self.processes.largest(due if self.processes.first else 0.0, self.interrupted())
         if save and not stop:
+            self._count_seconds()
             self._save()
-            self.saved = time.monotonic()
+            self.saved = self.phase_began = time.monotonic()  # saving is no part of a phase
         return bool(stop)
 
     def _look(self) -> None:
@@ -353,20 +373,28 @@ class _Run:
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         self.bar.set_description_str(f"epoch {self.epoch + 1}/{self.epochs or '?'} {name:7}", refresh=True)
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.monotonic() - began
-            self._show()
+        self.phase, self.phase_began = name, time.monotonic()
+        yield
+        self._count_seconds()
+        self._show()
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.seconds[self.phase] += now - self.phase_began
+        self.phase_began = now
 
     def _show(self) -> None:
-        schedule, epochs = self.config.schedule, self.epochs
-        if epochs:  # updates stand for time; an agent's takes longer, but its share hardly changes
-            whole = schedule.world_model_done(epochs - 1) + schedule.agent_done(epochs - 1)
-            self.bar.update(min(1.0, (self.trainer.step + self.imagination.step) / max(1, whole)) - self.bar.n)
+        self.bar.update(self._share_done() - self.bar.n)
         shown = {name.removesuffix("/loss"): f"{value:.4f}" for name, value in self.losses.items() if "/loss" in name}
         self.bar.set_postfix(real=self.recorder.num_steps, **shown, refresh=True)
+
+    def _share_done(self) -> float:
+        """Of the run. Updates stand for time; an agent's takes longer, but its share hardly changes."""
+        schedule, epochs = self.config.schedule, self.epochs
+        if not epochs:
+            return 0.0
+        whole = schedule.world_model_done(epochs - 1) + schedule.agent_done(epochs - 1)
+        return min(1.0, (self.trainer.step + self.imagination.step) / max(1, whole))
 
     # Files
 
@@ -424,7 +452,7 @@ class _Run:
             self.epoch, self.first_steps = int(counters["epoch"]), int(counters["first_steps"])
             self.curve, self.seconds, self.losses = counters["curve"], counters["seconds"], counters["losses"]
             self.trainer.load_tensors(parts["trainer"], int(counters["trainer"]))
-            self.recorder.restore(counters["recorder"], parts["recorder"], self.policy.name)
+            self.recorder.restore(counters["recorder"], parts["recorder"])
             if self.recorder.num_steps:
                 self._draw_from_replay()
             same = self.processes.first and counters["processes"] == self.processes.count
@@ -433,8 +461,6 @@ class _Run:
             raise ValueError(
                 f"{self.out / NAME} is not a checkpoint of the run in {self.out / 'config.json'}: {error}"
             ) from error
-        if self.processes.first:
-            _remove_torn(self.out)
 
 
 def _fresh(config: WorldModelConfig, seed: int) -> WorldModel:
@@ -471,13 +497,3 @@ def _played(
         found = estimate(values)
         figures |= {f"{name}/{kind}": found.mean, f"{name}/{kind}_low": found.low, f"{name}/{kind}_high": found.high}
     return {key: value for key, value in figures.items() if not math.isnan(value)}  # a single game has no interval
-
-
-def _remove_torn(out: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for torn in (*out.glob(f".{NAME}.*.tmp"), *(out / "episodes").glob(".*.tmp")):
-        torn.unlink()
-    for name in ("agent", "world_model"):
-        if (out / name).exists():  # else a kill may have left the old one under another name
-            for half in out.glob(f".{name}.*"):
-                shutil.rmtree(half)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gym_dream.data import Contexts, Episode, EpisodeStore
+from gym_dream.data.collect import prepare_store
 from gym_dream.data.game import RecordedGame
 from gym_dream.policy import Policy
 
@@ -68,6 +69,20 @@ class Recorder:
         at_hand = [self.game.episode(self._policy)] if self.game is not None and len(self.game) else []
         return self.finished + at_hand
 
+    def begin(self) -> None:
+        """Make sure that a new record can be written, before the first step is played.
+
+        Raises:
+            FileExistsError: there are games in the store.
+            OSError: its folder cannot be made or written to.
+        """
+        if len(self.store):
+            raise FileExistsError(
+                f"{self.store.folder} already holds {len(self.store)} games, which this run would mistake for its own. "
+                "Choose another --out, or move them away."
+            )
+        prepare_store(self.store, self.spec)
+
     def record(self, policy: Policy, seed: int, enough: Callable[[Recorder], bool]) -> None:
         """Play until there is enough.
 
@@ -98,48 +113,55 @@ class Recorder:
         if self.processes.first:
             self.store.add(episode)
         self.processes.wait()
-        self.finished.append(Episode.load(self.store.paths[len(self.finished)], mapped=True))
+        self.finished.append(self._load(len(self.finished)))
         self.game = None
+
+    def _load(self, number: int) -> Episode:
+        """Game number ``number`` of this run, from the store."""
+        paths = self.store.paths
+        episode = Episode.load(paths[number], mapped=True) if number < len(paths) else None
+        if episode is None or episode.info.seed != self.seed + number:
+            raise ValueError(
+                f"{self.store.folder} lacks the game that this run played with seed {self.seed + number}, its number "
+                f"{number + 1}, or holds others in its place. Put back what was there, or start a new run."
+            )
+        return episode
 
     def store_unfinished(self) -> None:
         """Write the game at hand into the store, too, as far as it goes."""
         if self.processes.first and self.game is not None:
             self.store.add(self.game.episode(self._policy))
 
-    def position(self) -> tuple[dict[str, int], dict[str, torch.Tensor]]:
+    def position(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Counters and tensors that `restore` goes on from."""
         playing = self.game is not None
-        counters = {"games": len(self.finished), "playing": int(playing)}
+        counters = {"games": len(self.finished), "playing": int(playing), "policy": self._policy}
         if self.game is None:
             return counters, {}
         return counters | {"frame": _checksum(self.game.frame)}, {"actions": torch.from_numpy(self.game.actions)}
 
-    def restore(self, counters: dict[str, int], tensors: dict[str, torch.Tensor], policy: str) -> None:
+    def restore(self, counters: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         """Go on from what `position` gave: take up the finished games, play the one at hand again by its actions.
 
-        Games in the store that were finished later are removed: they are about to be played again.
+        Games of this run in the store that were finished later are removed: they are about to be played again.
 
         Args:
             counters: as given.
             tensors: as given.
-            policy: the name of who played.
 
         Raises:
-            ValueError: the store lacks games, or the game at hand does not repeat itself.
+            ValueError: the store lacks games or holds others, or the game at hand does not repeat itself.
         """
-        paths = self.store.paths
-        if len(paths) < counters["games"]:
-            raise ValueError(
-                f"{self.store.folder} holds {len(paths)} games, but the checkpoint was made after {counters['games']}. "
-                "Put the missing ones back, or start a new run."
-            )
-        self.finished = [Episode.load(path, mapped=True) for path in paths[: counters["games"]]]
-        self.processes.wait()  # until all have counted them
+        self.finished = [self._load(number) for number in range(counters["games"])]
+        later = range(counters["games"], len(self.store))
+        for number in later:
+            self._load(number)  # nobody else's games are removed
+        self.processes.wait()  # until all have looked
         if self.processes.first:
-            for path in paths[counters["games"] :]:
+            for path in self.store.paths[counters["games"] :]:
                 path.unlink()
         self.processes.wait()
-        self.game, self._policy = None, policy
+        self.game, self._policy = None, str(counters["policy"])
         if counters["playing"]:
             self.game = RecordedGame(self.env, self.spec, self.seed + len(self.finished))
             for action in tensors["actions"].tolist():

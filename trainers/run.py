@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from gym_dream.data import Episode, EpisodeStore
 from gym_dream.files import digest, read_json, write_json
 from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve, resolve_dtype
 
-from .checkpoint import NAME
+from .checkpoint import remove_torn
 from .fit import Fit, FitConfig
 from .loop import BAR, LOG_INTERVAL, Budget, no_log, polite_interrupt, scalar_log
 from .presets import PRESETS, TrainingConfig
@@ -121,7 +120,7 @@ def fit(
             run.start_from(master)
         run.agree()  # by then all have seen what is in the folder, and the first may change it
         if processes.first and resume:
-            _remove_torn(out)
+            remove_torn(out, "world_model")
         elif processes.first:
             # In this order, so that wherever there is a run to resume there is a checkpoint to resume from.
             run.save_checkpoint(out, seconds)
@@ -281,15 +280,6 @@ def _episodes(config: FitConfig) -> list[Episode]:
             f"The run uses the first {config.games} episodes in {config.data}, but only {len(episodes)} are left there."
         )
     return episodes
-
-
-def _remove_torn(out: Path) -> None:
-    """Remove what a killed run left half-written beside its last checkpoint."""
-    for torn in out.glob(f".{NAME}.*.tmp"):
-        torn.unlink()
-    if (out / "world_model").exists():
-        for half in out.glob(".world_model.*"):
-            shutil.rmtree(half)
 
 
 def _stored_config(out: Path, data: Path | None, teacher: str | None = None) -> FitConfig:

@@ -15,6 +15,8 @@ from gym_dream.world_model import WorldModelConfig
 from .imagination import ImaginationConfig
 from .presets import PRESETS, TrainingConfig
 
+FORMAT_VERSION = 1
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -99,7 +101,7 @@ class LoopConfig:
     horizon: int
     """Steps after which a dream is cut off."""
     seed: int
-    format_version: int = 1
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         if self.num_dreams < 1 or self.horizon < 1:
@@ -181,7 +183,7 @@ LOOPS = {
     "laptop": LoopPreset(
         "2.3M + 1.2M + 0.8M parameters, 20,000 real steps, 8 dreams of two denoising steps; hours on two CPU cores",
         _small_two_steps,
-        replace(PRESETS["small"].training, cooldown=0.0, learning_rate=6e-4, warmup_steps=50),
+        replace(PRESETS["small"].training, cooldown=0.0, learning_rate=6e-4, warmup_steps=50, reward_interval=1),
         Schedule(
             first_steps=4_000,
             most_first_steps=8_000,

@@ -44,6 +44,7 @@ class Outcome(NamedTuple):
     rewards: np.ndarray  # float (N,), signs
     terminated: np.ndarray  # bool (N,)
     points: np.ndarray | None  # float (N,), the game's own; None where there are none
+    life_lost: np.ndarray | None = None  # bool (N,), in games that go on with another life
 
 
 class World(Protocol):
@@ -117,6 +118,7 @@ class RealWorld:
         shape = self._games[0].observation_space.shape
         self._frames = np.zeros((num_envs, opening.shape[1] + 1, *(shape or ())), np.uint8)
         self._over = np.ones(num_envs, np.bool_)
+        self._lives = np.zeros(num_envs, np.int64)
 
     def begin(self, mask: np.ndarray, episodes: np.ndarray) -> Contexts:
         """See `World.begin`."""
@@ -124,6 +126,7 @@ class RealWorld:
         for row in np.flatnonzero(mask).tolist():
             game = self._games[row]
             self._frames[row, 0] = game.reset(seed=self._seed + int(episodes[row]))[0]
+            self._lives[row] = 0  # unknown until the first step; none is lost with it
             for index, action in enumerate(actions[row]):
                 self._frames[row, index + 1] = game.step(action)[0]
         self._over &= ~mask
@@ -132,13 +135,16 @@ class RealWorld:
     def step(self, actions: np.ndarray) -> Outcome:
         """See `World.step`."""
         rewards, points = np.zeros((2, self.num_envs))
+        lives = self._lives.copy()
         observations = self._frames[:, -1].copy()
         for row in np.flatnonzero(~self._over).tolist():
             observation, rewards[row], terminated, truncated, info = self._games[row].step(actions[row])
             observations[row], points[row] = observation, info.get("raw_reward", rewards[row])
             self._over[row] = terminated or truncated
+            lives[row] = info.get("lives", 0)
         self._frames[:, -1] = observations
-        return Outcome(observations, rewards, self._over.copy(), points)
+        life_lost, self._lives = lives < self._lives, lives
+        return Outcome(observations, rewards, self._over.copy(), points, life_lost)
 
     def close(self) -> None:
         """Close the games."""
@@ -206,6 +212,8 @@ def play(
         if outcome.points is not None:
             points += np.where(running, outcome.points, 0)
         over = running & (outcome.terminated | (steps >= horizon))
+        if outcome.life_lost is not None and (lost := running & outcome.life_lost & ~over).any():
+            state = policy.reset(state, lost)  # as where its games are recorded
         if not over.any():
             continue
         for row in np.flatnonzero(over).tolist():
