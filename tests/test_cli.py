@@ -73,7 +73,7 @@ def test_verbs_take_what_their_functions_take() -> None:
     assert defaults(cli.Fidelity, without=odd) == defaults(fidelity, without=odd)
     odd = ("training", "data", "progress")
     assert defaults(cli.Fit, without=odd) == defaults(fit, without=odd)
-    odd = ("model", "out", "original", "updates")
+    odd = ("model", "out", "original", "updates", "update_agent")
     assert defaults(cli.Bench, without=odd) == defaults(bench, without=odd)
     hints = typing.get_type_hints(cli.Bench)
     assert hints["clock"] == Clock and hints["measure"] == tuple[Part, ...]
