@@ -1,7 +1,6 @@
 import errno
 import json
 import multiprocessing
-import os
 import signal
 import socket
 from dataclasses import replace
@@ -14,62 +13,22 @@ import tiny
 import torch
 from dot_game import LIFE, DotGame
 from safetensors.torch import load_file
+from small_loop import CONFIG, SCHEDULE, ctrl_c_at, doomed, member, run, world_model
 
 import gym_dream.files
 from gym_dream.agents import AgentPolicy, load_agent
 from gym_dream.data import EpisodeStore
 from gym_dream.data.game import RecordedGame
-from gym_dream.models.sampler import SamplerConfig
 from gym_dream.policy import RandomPolicy
 from gym_dream.trainers import outer_loop
 from gym_dream.trainers.checkpoint import NAME, load_checkpoint
-from gym_dream.trainers.imagination import Imagination, ImaginationConfig
+from gym_dream.trainers.imagination import Imagination
 from gym_dream.trainers.outer_loop import stored_config, train
 from gym_dream.trainers.processes import Processes
 from gym_dream.trainers.recorder import Recorder
-from gym_dream.trainers.schedules import LOOPS, LoopConfig, LoopPreset, Schedule
+from gym_dream.trainers.schedules import LOOPS, Schedule
 from gym_dream.trainers.world_model_trainer import WorldModelTrainer
-from gym_dream.world_model import WorldModel, WorldModelConfig
-
-SCHEDULE = Schedule(
-    first_steps=30,
-    most_first_steps=40,
-    rare_rewards=0,
-    steps=15,
-    total_steps=60,
-    first_world_model_updates=6,
-    world_model_updates=3,
-    first_agent_updates=4,
-    agent_updates=2,
-    extra_epochs=1,
-    test_every=2,
-    test_games=2,
-    final_games=3,
-    max_game_steps=30,
-)
-
-
-def world_model(env: dict[str, Any]) -> WorldModelConfig:
-    return replace(tiny.config(env), sampler=SamplerConfig(num_denoising_steps=1))
-
-
-PRESET = LoopPreset(
-    "for tests",
-    world_model,
-    replace(tiny.PRESET.training, reward_interval=1),
-    SCHEDULE,
-    {"channels": (8, 8), "lstm_size": 16},
-    ImaginationConfig(rollout=5),
-    num_dreams=2,
-    horizon=6,
-)
-CONFIG = PRESET.config("tiny", tiny.ENV, seed=3)
-
-
-def run(out: Path, config: LoopConfig = CONFIG, **settings: Any) -> list[dict[str, float]]:
-    torch.set_num_threads(1)
-    policy = AgentPolicy.of_size(config.world_model.env, config.agent, config.seed)
-    return train(out, config, policy, DotGame, **{"device": "cpu", "progress": False} | settings)
+from gym_dream.world_model import WorldModel
 
 
 @pytest.fixture(autouse=True)
@@ -197,18 +156,6 @@ def test_the_papers_schedule():
 # Interruptions
 
 
-def ctrl_c_at(monkeypatch: pytest.MonkeyPatch, owner: type, method: str, call: int, action: Any) -> None:
-    original, calls = getattr(owner, method), []
-
-    def patched(self: Any, *arguments: Any, **more: Any) -> Any:
-        calls.append(1)
-        if len(calls) == call:
-            action()
-        return original(self, *arguments, **more)
-
-    monkeypatch.setattr(owner, method, patched)
-
-
 @pytest.mark.parametrize(
     ("owner", "method", "call"),
     [
@@ -232,30 +179,11 @@ def test_a_run_stopped_by_ctrl_c_goes_on_as_if_never_stopped(finished, tmp_path,
     same(out, finished)
 
 
-def doomed(out: str, owner: str, method: str, call: int, checkpoint_minutes: float) -> None:
-    """A process that is killed at one call of a function, or ends the run."""
-    targets = {"step": RecordedGame, "update": WorldModelTrainer, "dream": Imagination, "test": outer_loop._Run}
-    if owner == "file":
-        original, calls = gym_dream.files._sync, []
-
-        def patched(path: Path) -> None:
-            calls.append(1)
-            if len(calls) == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            original(path)
-
-        gym_dream.files._sync = patched  # within atomic_write, where the file has not its name yet
-    else:
-        ctrl_c_at(pytest.MonkeyPatch(), targets[owner], method, call, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    resume = (Path(out) / "config.json").exists()
-    run(Path(out), resume=resume, checkpoint_minutes=checkpoint_minutes)
-
-
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)], ids=lambda kills: f"{kills} kills")
 def test_a_run_killed_anywhere_ends_as_if_never_stopped(finished, tmp_path, kills):
     rng = np.random.default_rng(kills)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_outer_loop", "torch.utils.tensorboard", "torch._dynamo"])
+    context.set_forkserver_preload(["small_loop", "torch.utils.tensorboard", "torch._dynamo"])
     out, done = tmp_path / "run", 0
     places = [
         ("step", "step", 40),
@@ -288,12 +216,11 @@ def test_a_run_killed_anywhere_ends_as_if_never_stopped(finished, tmp_path, kill
 # What can go wrong
 
 
-def test_losses_that_are_no_numbers_stop_the_run_and_keep_the_last_checkpoint(tmp_path, monkeypatch):
+def test_losses_that_are_no_numbers_stop_the_run_and_keep_the_last_checkpoint(finished, tmp_path, monkeypatch):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         ctrl_c_at(patch, Imagination, "update", 2, lambda: signal.raise_signal(signal.SIGINT))
         run(out)
-    before = (out / NAME).read_bytes()
     update = WorldModelTrainer.update
 
     def broken(self: WorldModelTrainer, progress: float) -> Any:
@@ -303,8 +230,9 @@ def test_losses_that_are_no_numbers_stop_the_run_and_keep_the_last_checkpoint(tm
         patch.setattr(WorldModelTrainer, "update", broken)
         with pytest.raises(FloatingPointError, match=r"epoch 2, .*last good checkpoint"):
             run(out, resume=True)
-    assert (out / NAME).read_bytes() == before
+    assert load_checkpoint(out)[1]["trainer"] == 6  # as it was before the first update of that epoch
     run(out, resume=True)
+    same(out, finished)
 
 
 def test_folders_that_hold_no_run_or_a_damaged_one(finished, tmp_path):
@@ -442,33 +370,11 @@ def test_a_presets_run_is_written_down_whole():
 # Several processes
 
 
-def member(rank: int, count: int, port: int, out: str, report: str) -> None:
-    """One of the processes that torchrun would start; it tells the weights that it ends with."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    update, told = Imagination.update, {}
-
-    def spy(self: Imagination) -> Any:
-        losses = update(self)
-        told["dreams"] = self.world.num_dreams  # type: ignore[attr-defined]
-        told["agent"] = sum(p.double().abs().sum().item() for p in self.agent.parameters())  # type: ignore[attr-defined]
-        told["frames"] = int(self.world.observation.long().sum())  # type: ignore[union-attr]
-        return losses
-
-    Imagination.update = spy  # type: ignore[method-assign]
-    if rank:
-        for name in ("save_checkpoint", "deliver"):
-            setattr(outer_loop._Run, name, lambda self: pytest.fail("only the first process writes"))
-    schedule = replace(SCHEDULE, total_steps=45, extra_epochs=0)
-    run(Path(out), replace(CONFIG, schedule=schedule))
-    Path(report).write_text(json.dumps(told))
-
-
 def test_several_processes_train_one_agent_in_dreams_of_their_own(tmp_path):
     out = tmp_path / "run"
     reports = [tmp_path / f"{rank}.json" for rank in range(2)]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_outer_loop", "torch.utils.tensorboard", "torch._dynamo"])
+    context.set_forkserver_preload(["small_loop", "torch.utils.tensorboard", "torch._dynamo"])
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -54,10 +54,10 @@ def updates(
             _contiguous(learner)
 
     def update(**due: int) -> Callable[[], object]:
-        only = replace(config, training=replace(config.training, **due))
+        only = replace(config.training, **due)
 
         def once() -> None:
-            fit.config = only
+            fit.training = only
             fit.update(progress=0.0)
 
         return once
