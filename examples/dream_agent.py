@@ -21,6 +21,8 @@ import tyro
 
 from gym_dream import Dream, WorldModel, real
 from gym_dream.agents import ActorCriticConfig, AgentConfig, AgentPolicy
+from gym_dream.data import ContextSampler, EpisodeStore
+from gym_dream.dream import ContextSource
 from gym_dream.evaluation import evaluate_policy, score_lines
 from gym_dream.evaluation.statistics import Estimate
 from gym_dream.files import atomic_write
@@ -52,6 +54,10 @@ class Args:
     """dreams or games at a time"""
     reset_from: Literal["start", "replay"] = "replay"
     """where dreams begin: with a game, or anywhere in recorded play"""
+    data: Path | None = None
+    """recorded play to begin in, as `gym-dream collect` writes it, instead of the few moments that the model brings"""
+    first_share: float = 0.1
+    """with --data: share of dreams that begin with a life, not anywhere in it"""
     horizon: int = 50
     """steps after which a dream is cut off; games last as long as a life"""
     denoising_steps: int | None = None
@@ -83,7 +89,14 @@ def make_world(args: Args, model: WorldModel) -> World:
         games = real.make_vec(model.config.env["game"], args.num_envs, autoreset_mode="Disabled")
         return VectorEnvWorld(games, seed=args.seed, device=resolve_device(args.device))
     dynamics = model.dynamics(args.device, compile=args.compile, num_denoising_steps=args.denoising_steps)
-    return Dream(dynamics, args.num_envs, context_source(model, args.reset_from), horizon=args.horizon, seed=args.seed)
+    return Dream(dynamics, args.num_envs, beginnings(args, model), horizon=args.horizon, seed=args.seed)
+
+
+def beginnings(args: Args, model: WorldModel) -> ContextSource:
+    if args.data is None:
+        return context_source(model, args.reset_from)
+    games, length = EpisodeStore(args.data).load_all(mapped=True), model.config.denoiser.context_length
+    return ContextSampler(games, length, ending=model.config.env["ending"], first_share=args.first_share)
 
 
 def draw_curve(points: Sequence[dict[str, Any]], random: Estimate, args: Args) -> None:

@@ -54,6 +54,10 @@ class RowNoise:
     """The random numbers of one step: row i draws from a stream fixed by its own key and counter.
 
     Every call is a new draw, so no number is given twice; the order of the calls decides who gets which.
+
+    Attributes:
+        keys: as given.
+        counters: as given.
     """
 
     def __init__(self, keys: Tensor, counters: Tensor) -> None:
@@ -71,6 +75,7 @@ class RowNoise:
                 f"keys and counters must both be int64 of one shape (B,), got {keys.dtype} {tuple(keys.shape)} "
                 f"and {counters.dtype} {tuple(counters.shape)}."
             )
+        self.keys, self.counters = keys, counters
         self._key = _words(keys)
         self._low, self._high = _words(counters).unbind(dim=1)
         self._draws = 0

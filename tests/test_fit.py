@@ -126,13 +126,13 @@ def test_held_out_games_are_never_trained_on(data, finished, monkeypatch):
     """Every game has a shade of its own, which shows where a sampled frame comes from."""
     run = Fit(*fit_arguments(config_of(finished), data))
     trained = set()
-    tensors = Fit._tensors
+    tensors = Fit._segment
 
     def spy(self: Fit, segments: Any) -> Any:
         trained.update(segments.frames[segments.mask][:, -1, 0, 0].tolist())
         return tensors(self, segments)
 
-    monkeypatch.setattr(Fit, "_tensors", spy)
+    monkeypatch.setattr(Fit, "_segment", spy)
     for _ in range(40):
         run.update(0.0)
     held_out = {int(episode.frames[0, 0, 0, 0]) for episode in run.held_out}

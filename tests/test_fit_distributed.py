@@ -119,8 +119,8 @@ def test_a_batch_too_small_to_be_shared_out_is_refused(data, tmp_path):
 def test_a_batch_in_pieces_has_the_gradient_of_the_whole(data, pieces):
     whole, cut = fit_of(data), fit_of(data, accumulate=pieces)
     sizes: list[int] = []
-    tensors = cut._tensors
-    cut._tensors = lambda segments: sizes.append(len(segments.frames)) or tensors(segments)  # type: ignore[method-assign]
+    segment = cut._segment
+    cut._segment = lambda segments: sizes.append(len(segments.frames)) or segment(segments)  # type: ignore[method-assign]
     assert cut.update(0.0) == {name: pytest.approx(float(v), rel=1e-5) for name, v in whole.update(0.0).items()}
     for ours, theirs in ((cut.denoiser, whole.denoiser), (cut.reward_termination, whole.reward_termination)):
         for one, other in zip(ours.gradient(), theirs.gradient(), strict=True):

@@ -73,23 +73,22 @@ def without_world_model(patch: pytest.MonkeyPatch) -> None:
 
 def without_actions(patch: pytest.MonkeyPatch) -> None:
     """The denoiser is told that nobody ever moves."""
-    tensors = WorldModelTrainer._tensors
+    segment = WorldModelTrainer._segment
 
     def still(self: WorldModelTrainer, segments: Any) -> Any:
-        frames, actions, mask = tensors(self, segments)
+        frames, actions, mask = segment(self, segments)
         return frames, torch.zeros_like(actions), mask
 
-    patch.setattr(WorldModelTrainer, "_tensors", still)
+    patch.setattr(WorldModelTrainer, "_segment", still)
 
 
 def without_rewards(patch: pytest.MonkeyPatch) -> None:
-    share = WorldModelTrainer._reward_termination_share
+    losses = WorldModelTrainer._reward_termination_losses
 
-    def unpaid(self: WorldModelTrainer, *arguments: Any) -> Any:
-        losses = share(self, *arguments)
-        return lambda rows: losses(rows) * torch.tensor([0.0, 1.0])
+    def unpaid(self: WorldModelTrainer, *arguments: Any) -> torch.Tensor:
+        return losses(self, *arguments) * torch.tensor([0.0, 1.0])
 
-    patch.setattr(WorldModelTrainer, "_reward_termination_share", unpaid)
+    patch.setattr(WorldModelTrainer, "_reward_termination_losses", unpaid)
 
 
 def without_agent(patch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gym_dream.configuration import to_json
 from gym_dream.data import ContextSampler, Episode, split_held_out, start_contexts
@@ -18,7 +18,7 @@ from gym_dream.world_model import WorldModel, WorldModelConfig
 from .checkpoint import NAME, load_checkpoint, save_checkpoint
 from .presets import TrainingConfig
 from .processes import Processes
-from .world_model_trainer import Play, Share, WorldModelTrainer
+from .world_model_trainer import Losses, Play, Rows, WorldModelTrainer
 
 HELD_OUT_BATCHES = 8
 REPLAY_CONTEXTS = 64  # moments of play that a model brings along
@@ -97,18 +97,19 @@ class Fit(WorldModelTrainer):
         averaged = self.averaged()
         batches = []
         for _ in range(HELD_OUT_BATCHES):
-            share = self._denoiser_share(averaged.denoiser, self.held_out_play.frames, rng, generator)
-            losses = [self._whole(share, training.batch_size)]
-            share = self._reward_termination_share(averaged.reward_termination, self.held_out_play.rewards, rng)
-            losses.append(self._whole(share, training.reward_batch_size))
+            rows = self._denoiser_rows(self.held_out_play.frames, rng, generator)
+            losses = [self._whole(self._denoiser_losses, averaged.denoiser, rows, training.batch_size)]
+            rows, judge = self._reward_termination_rows(self.held_out_play.rewards, rng), averaged.reward_termination
+            losses.append(self._whole(self._reward_termination_losses, judge, rows, training.reward_batch_size))
             batches.append(torch.cat(losses).tolist())
         names = ("denoiser", "reward", "termination")
         means = np.mean(batches, axis=0).tolist()
         return {f"held_out/{name}_loss": mean for name, mean in zip(names, means, strict=True)}
 
-    def _whole(self, share: Share, batch_size: int) -> Tensor:
+    def _whole(self, losses: Losses, network: nn.Module, rows: Rows, batch_size: int) -> Tensor:
         """A whole batch's losses (K,), by this process alone."""
-        return torch.stack([share(rows) for rows in Processes().rows(batch_size, self.accumulate)]).sum(dim=0)
+        pieces = Processes().rows(batch_size, self.accumulate)
+        return torch.stack([losses(network, *rows(piece)) for piece in pieces]).sum(dim=0)
 
     def agree(self) -> None:
         """Make sure that all processes are about to do the same, with the same weights.

@@ -224,8 +224,9 @@ class Imagination:
         loss = agent_loss(rollout.logits, rollout.actions, rollout.values, returns, config.entropy_weight)
         self.learner.forget()
         (loss.total / self.processes.count).backward()
-        self.processes.add(self.learner.gradient())
-        norm = self.learner.descend(min(1.0, (self.step + 1) / max(1, config.warmup)))
+        gradient = self.learner.gradient()
+        self.processes.add(gradient)
+        norm = self.learner.descend(min(1.0, (self.step + 1) / max(1, config.warmup)), gradient)
         self.step += 1
         return {
             "agent/loss": loss.total.detach(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class Learner:
         """Descend the gradient of ``loss`` at ``rate`` times the learning rate; returns the norm before clipping."""
         self.forget()
         loss.backward()
-        return self.descend(rate)
+        return self.descend(rate, self.gradient())
 
     def forget(self) -> None:
         """Drop the gradient, before another is added up by ``backward``."""
@@ -43,11 +43,17 @@ class Learner:
         """The gradient added up so far, one tensor a weight, to be changed in place."""
         return [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
 
-    def descend(self, rate: float) -> Tensor:
-        """Follow the clipped gradient at ``rate`` times the learning rate; returns the norm before clipping.
+    def descend(self, rate: float, gradient: Sequence[Tensor]) -> Tensor:
+        """Follow a gradient, clipped, at ``rate`` times the learning rate; returns its norm before clipping.
 
         Nothing here waits for the device.
+
+        Args:
+            rate: factor of the learning rate.
+            gradient: one tensor a weight, clipped in place.
         """
+        for parameter, tensor in zip(self.network.parameters(), gradient, strict=True):
+            parameter.grad = tensor
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate * rate

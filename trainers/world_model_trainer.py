@@ -12,6 +12,7 @@ from torch import Tensor
 from gym_dream.data import Emphasis, Episode, Segments, SegmentSampler, eventful
 from gym_dream.models.compiled import compile_networks
 from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
+from gym_dream.models.graphs import Function, Recorded
 from gym_dream.models.one_step import Teacher, one_step_loss
 from gym_dream.models.reward_termination import RewardTerminationModel, reward_termination_loss
 from gym_dream.models.sampler import sample
@@ -21,8 +22,13 @@ from .learner import Learner
 from .presets import TrainingConfig
 from .processes import Processes
 
-Share = Callable[[slice], Tensor]
-"""Rows of a batch -> their share of the batch's losses, float32 (K,). The shares of all rows add up to the losses."""
+Losses = Callable[..., Tensor]
+"""A network and the tensors of some rows of a batch -> their share of the batch's losses, float32 (K,).
+
+The shares of all rows add up to the losses. It waits for no device, so on a GPU it can be recorded."""
+
+Rows = Callable[[slice], tuple[Tensor, ...]]
+"""Rows of a batch that was drawn -> their tensors, on the device."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ class WorldModelTrainer:
         if compile:
             networks = world_model.denoiser.inner_model, world_model.reward_termination.encoder
             compile_networks(*networks, device=device)
+        self._denoiser_gradient = self._gradient(self.denoiser, self._denoiser_losses)
+        self._reward_termination_gradient = self._gradient(self.reward_termination, self._reward_termination_losses)
 
     def _learner(self, network: torch.nn.Module, max_grad_norm: float) -> Learner:
         training = self.training
@@ -145,12 +153,12 @@ class WorldModelTrainer:
         rate = learning_rate_factor(self.step, progress, training)
         report: dict[str, Tensor] = {}
         if _due(self.step, training.denoiser_interval):
-            share = self._denoiser_share(self.world_model.denoiser, self.play.frames, rng, generator)
-            norm, losses = self._descend(self.denoiser, share, training.batch_size, rate)
+            rows = self._denoiser_rows(self.play.frames, rng, generator)
+            norm, losses = self._descend(self.denoiser, self._denoiser_gradient, rows, training.batch_size, rate)
             report |= {"denoiser/grad_norm": norm, "denoiser/loss": losses[0]}
         if _due(self.step, training.reward_interval):
-            share = self._reward_termination_share(self.world_model.reward_termination, self.play.rewards, rng)
-            norm, losses = self._descend(self.reward_termination, share, training.reward_batch_size, rate)
+            rows, gradient = self._reward_termination_rows(self.play.rewards, rng), self._reward_termination_gradient
+            norm, losses = self._descend(self.reward_termination, gradient, rows, training.reward_batch_size, rate)
             report |= {
                 "reward_termination/grad_norm": norm,
                 "reward/loss": losses[0],
@@ -159,7 +167,20 @@ class WorldModelTrainer:
         self.step += 1
         return report
 
-    def _descend(self, learner: Learner, share: Share, batch_size: int, rate: float) -> tuple[Tensor, Tensor]:
+    def _gradient(self, learner: Learner, losses: Losses) -> Function:
+        """What gives the losses (K,) of some rows and the gradient of their sum, one tensor a weight."""
+
+        def gradient(*inputs: Tensor) -> tuple[Tensor, ...]:
+            learner.forget()
+            found = losses(learner.network, *inputs)
+            found.sum().backward()
+            return found.detach(), *learner.gradient()
+
+        return Recorded(gradient, fresh=False) if self.device.type == "cuda" and self.accumulate == 1 else gradient
+
+    def _descend(
+        self, learner: Learner, gradient: Function, rows: Rows, batch_size: int, rate: float
+    ) -> tuple[Tensor, Tensor]:
         """Update a network by the gradient of the sum of a batch's losses.
 
         Only one piece's frames at a time are on the device, with all that their gradient needs; the noise is whole.
@@ -167,15 +188,13 @@ class WorldModelTrainer:
         Returns:
             The gradient's norm, and the losses (K,).
         """
-        learner.forget()
-        done = []
-        for rows in self.processes.rows(batch_size, self.accumulate):
-            losses = share(rows)
-            losses.sum().backward()
-            done.append(losses.detach())
-        losses = torch.stack(done).sum(dim=0)
-        self.processes.add([losses, *learner.gradient()])
-        return learner.descend(rate), losses
+        pieces = (gradient(*rows(piece)) for piece in self.processes.rows(batch_size, self.accumulate))
+        total = next(pieces)
+        for piece in pieces:
+            torch._foreach_add_(total, piece)
+        self.processes.add(total)
+        losses, *whole = total
+        return learner.descend(rate, whole), losses.clone()
 
     def start_from(self, model: WorldModel) -> None:
         """Take over another model's weights, which must be of the same architecture."""
@@ -216,50 +235,71 @@ class WorldModelTrainer:
             for network in (learner.network, learner.average.module):
                 self.processes.take_over([*network.parameters(), *network.buffers()])
 
-    def _denoiser_share(
-        self, denoiser: Denoiser, sampler: SegmentSampler, rng: np.random.Generator, generator: torch.Generator
-    ) -> Share:
-        """Draw a batch; the loss is one.
+    def _denoiser_rows(self, sampler: SegmentSampler, rng: np.random.Generator, generator: torch.Generator) -> Rows:
+        """Draw a batch for `_denoiser_losses`.
 
         The noise is that of the whole batch, whoever's rows it is for: some frames a row, little beside the network's
         activations.
         """
-        training, length = self.training, denoiser.config.context_length
+        training, length = self.training, self.world_model.config.denoiser.context_length
         places = sampler.draw(training.batch_size, rng)
         height, width, channels = self.world_model.config.env["frame_shape"]
         shape = (training.batch_size, channels, height, width)
         noise = [self._training_noise(shape, generator) for _ in range(training.targets)]
-        context_noise = self._context_noise(shape, length, generator)
-        counts = places.mask[:, length:].sum(axis=0).tolist()
+        if training.context_noise:
+            context = self._context_noise(shape, length, generator)
+        counts = self._on_device(places.mask[:, length:].sum(axis=0).clip(1).astype(np.float32))
 
-        def share(rows: slice) -> Tensor:
-            segment = self._tensors(sampler.gather(places, rows))
-            noised = None if context_noise is None else context_noise[rows]
-            with self._autocast():
-                if self.teacher is None:
-                    loss = denoiser_loss(
-                        denoiser,
-                        *segment,
-                        [TrainingNoise(*(drawn[rows] for drawn in draw)) for draw in noise],
-                        context_noise=noised,
-                        change_weight=training.change_weight,
-                        counts=counts,
-                    )
-                else:
-                    loss = one_step_loss(
-                        denoiser,
-                        *segment,
-                        [draw.pixel[rows] for draw in noise],
-                        self.world_model.config.sampler.sigma_max,
-                        teacher=self.teacher,
-                        tolerance=training.tolerance,
-                        context_noise=noised,
-                        change_weight=training.change_weight,
-                        counts=counts,
-                    )
-            return loss[None]
+        def rows(piece: slice) -> tuple[Tensor, ...]:
+            segment = self._segment(sampler.gather(places, piece))
+            drawn = (torch.stack([draw[piece] for draw in draws]) for draws in zip(*noise, strict=True))
+            noised = (context[piece],) if training.context_noise else ()
+            return *segment, counts, *drawn, *noised
 
-        return share
+        return rows
+
+    def _denoiser_losses(
+        self,
+        denoiser: Denoiser,
+        frames: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        counts: Tensor,
+        sigma: Tensor,
+        offset: Tensor,
+        pixel: Tensor,
+        context_noise: Tensor | None = None,
+    ) -> Tensor:
+        """The loss, (1,), of frames uint8 (B, T, H, W, C); the noise has the targets first, then B rows."""
+        training = self.training
+        x = to_unit(frames, mask)
+        with self._autocast():
+            if self.teacher is None:
+                loss = denoiser_loss(
+                    denoiser,
+                    x,
+                    actions,
+                    mask,
+                    [TrainingNoise(*draw) for draw in zip(sigma, offset, pixel, strict=True)],
+                    context_noise=context_noise,
+                    change_weight=training.change_weight,
+                    counts=counts,
+                )
+            else:
+                loss = one_step_loss(
+                    denoiser,
+                    x,
+                    actions,
+                    mask,
+                    list(pixel),
+                    self.world_model.config.sampler.sigma_max,
+                    teacher=self.teacher,
+                    tolerance=training.tolerance,
+                    context_noise=context_noise,
+                    change_weight=training.change_weight,
+                    counts=counts,
+                )
+        return loss[None]
 
     def _training_noise(self, shape: tuple[int, int, int, int], generator: torch.Generator) -> TrainingNoise:
         t, (batch, channels) = self.training, shape[:2]
@@ -270,41 +310,48 @@ class WorldModelTrainer:
             pixel=self._normal(shape, generator),
         )
 
-    def _context_noise(
-        self, shape: tuple[int, int, int, int], length: int, generator: torch.Generator
-    ) -> Tensor | None:
-        largest, (batch, channels, height, width) = self.training.context_noise, shape
-        if not largest:
-            return None
-        scale = largest * torch.rand((batch, 1, 1, 1, 1), generator=generator, device=self.device)
+    def _context_noise(self, shape: tuple[int, int, int, int], length: int, generator: torch.Generator) -> Tensor:
+        batch, channels = shape[:2]
+        drawn = torch.rand((batch, 1, 1, 1, 1), generator=generator, device=self.device)
         shift = self._normal((batch, 1, channels, 1, 1), generator)
-        return scale * (shift + self._normal((batch, length, channels, height, width), generator))
+        return self.training.context_noise * drawn * (shift + self._normal((batch, length, *shape[1:]), generator))
 
     def _normal(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
         return torch.randn(shape, generator=generator, device=self.device)
 
-    def _reward_termination_share(
-        self, model: RewardTerminationModel, sampler: SegmentSampler, rng: np.random.Generator
-    ) -> Share:
-        """Draw a batch; the losses are that of the rewards and that of the endings."""
+    def _reward_termination_rows(self, sampler: SegmentSampler, rng: np.random.Generator) -> Rows:
+        """Draw a batch for `_reward_termination_losses`."""
         places = sampler.draw(self.training.reward_batch_size, rng)
-        count = int((places.mask[:, :-1] & places.mask[:, 1:]).sum())
+        count = (places.mask[:, :-1] & places.mask[:, 1:]).sum().clip(1).astype(np.float32)
 
-        def share(rows: slice) -> Tensor:
-            segments = sampler.gather(places, rows)
-            frames, actions, mask = self._tensors(segments)
-            rewards, terminated = (self._on_device(a) for a in (segments.rewards, segments.terminated))
-            with self._autocast():
-                prediction = model(frames[:, :-1], actions, frames[:, 1:])
-            mask = mask[:, :-1] & mask[:, 1:]
-            return torch.stack(reward_termination_loss(prediction, rewards, terminated, mask, count))
+        def rows(piece: slice) -> tuple[Tensor, ...]:
+            segments = sampler.gather(places, piece)
+            events = (self._on_device(array) for array in (segments.rewards, segments.terminated, np.asarray(count)))
+            return *self._segment(segments), *events
 
-        return share
+        return rows
 
-    def _tensors(self, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames travel to the device as bytes and are scaled there."""
+    def _reward_termination_losses(
+        self,
+        model: RewardTerminationModel,
+        frames: Tensor,
+        actions: Tensor,
+        mask: Tensor,
+        rewards: Tensor,
+        terminated: Tensor,
+        count: Tensor,
+    ) -> Tensor:
+        """The losses of rewards and of endings, (2,), of frames uint8 (B, T, H, W, C)."""
+        x = to_unit(frames, mask)
+        with self._autocast():
+            prediction = model(x[:, :-1], actions, x[:, 1:])
+        mask = mask[:, :-1] & mask[:, 1:]
+        return torch.stack(reward_termination_loss(prediction, rewards, terminated, mask, count))
+
+    def _segment(self, segments: Segments) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames travel to the device as bytes; they are scaled there."""
         frames, actions, mask = (self._on_device(a) for a in (segments.frames, segments.actions, segments.mask))
-        return to_unit(frames, mask), actions, mask
+        return frames, actions, mask
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)

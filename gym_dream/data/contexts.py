@@ -146,6 +146,8 @@ class ContextSampler:
         length: Frames a context, L.
         ending: What ends a span, before whose start contexts are padded: "life" or "game".
         recency: As in `gym_dream.data.SegmentSampler`.
+        first_share: Of the contexts, this share ends with the first frame of a span, all before it padding: what an
+            agent sees when a life begins, rare among all moments, and has to learn to get on from.
 
     Raises:
         ValueError: An argument that cannot be, or episodes that do not fit together.
@@ -158,9 +160,12 @@ class ContextSampler:
         *,
         ending: Ending = "life",
         recency: Sequence[float] | None = None,
+        first_share: float = 0.0,
     ) -> None:
         _check_length(length)
-        self.length = length
+        if not 0 <= first_share <= 1:
+            raise ValueError(f"first_share: expected a share of the contexts, from 0 to 1, got {first_share}.")
+        self.length, self.first_share = length, first_share
         self.spans = Spans(episodes, ending=ending, recency=recency)
 
     def sample(self, count: int, rng: np.random.Generator) -> Contexts:
@@ -173,6 +178,8 @@ class ContextSampler:
             rng: Its state fixes the draw.
         """
         spans, step = self.spans.draw(count, rng)
+        if self.first_share:
+            step = np.where(rng.random(count) < self.first_share, 0, step)
         drawn = self.spans.gather(spans, step - (self.length - 1), self.length)
         return Contexts(drawn.frames, drawn.actions, drawn.mask)
 

@@ -180,7 +180,7 @@ def denoiser_loss(
     *,
     context_noise: Tensor | None = None,
     change_weight: float = 0.0,
-    counts: Sequence[int] | None = None,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """The denoising loss, mean over autoregressive targets of the mean over unmasked samples of (F - target)^2.
 
@@ -197,8 +197,8 @@ def denoiser_loss(
             it learns to go on from frames that are a little off, as its own are.
         change_weight: extra weight of pixels near which the frame changes (0 is DIAMOND's loss): where a ball of one
             or two pixels flies, an unweighted mean hardly notices that it is missing.
-        counts: of each target, what its sum over samples is divided by; None: the number of its unmasked samples. With
-            those of a whole batch, the losses of its parts add up to its own.
+        counts: float32 (targets,), at least 1: of each target, what its sum over samples is divided by; None: the
+            number of its unmasked samples. With those of a whole batch, the losses of its parts add up to its own.
 
     Returns:
         A scalar.
@@ -224,7 +224,7 @@ def denoiser_loss(
 
 
 def target_loss(
-    error: Tensor, frames: Tensor, mask: Tensor, at: int, change_weight: float, count: int | None
+    error: Tensor, frames: Tensor, mask: Tensor, at: int, change_weight: float, count: Tensor | None
 ) -> Tensor:
     """The mean over unmasked samples of the squared errors of frame ``at`` (B, C, H, W), weighed where it changes.
 
@@ -243,9 +243,9 @@ def change_weights(now: Tensor, following: Tensor, extra: float, threshold: floa
     return 1 + extra * F.max_pool2d(changed, 3, stride=1, padding=1)
 
 
-def masked_mean(values: Tensor, mask: Tensor, count: int | None = None) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
     """The mean of ``values`` (B,) over samples with ``mask`` (B,); 0, not 0 / 0, where all are padding.
 
     With a ``count``, the sum is divided by that instead: the share of these samples in the mean over so many.
     """
-    return (values * mask).sum() / (mask.sum().clamp(min=1) if count is None else max(1, count))
+    return (values * mask).sum() / (mask.sum().clamp(min=1) if count is None else count)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gym_dream.dynamics import ContextTensors
 from gym_dream.models.denoiser import Denoiser, to_uint8, to_unit
+from gym_dream.models.graphs import Recorded
 from gym_dream.models.reward_termination import LSTMState, RewardTerminationModel
 from gym_dream.models.sampler import SamplerConfig, sample
 from gym_dream.noise import RowNoise
@@ -48,6 +49,7 @@ class DiamondDynamics:
         device: torch.device,
         dtype: torch.dtype,
         piece_bytes: int | None = PIECE_BYTES,
+        record: bool = True,
     ) -> None:
         """Take over networks that are already on ``device``.
 
@@ -59,6 +61,8 @@ class DiamondDynamics:
             dtype: the type of the networks' arithmetic; what surrounds them stays float32.
             piece_bytes: on a CPU the denoiser works on pieces of a batch, whose maps at full size take about so much
                 for each thread; None: on the whole batch, as on any other device.
+            record: on an NVIDIA GPU, launch a whole step as one CUDA graph, recorded in the first step of so many
+                dreams.
         """
         self.denoiser = denoiser
         self.reward_termination = reward_termination
@@ -66,6 +70,8 @@ class DiamondDynamics:
         self.device = device
         self.dtype = dtype
         self.piece_bytes = piece_bytes
+        self.record = record and device.type == "cuda"
+        self._recorded_step = Recorded(self._step)
         self.context_length = denoiser.config.context_length
         self.frame_shape = (*reward_termination.config.frame_size, denoiser.config.image_channels)
         self.action_space = gym.spaces.Discrete(denoiser.config.num_actions)
@@ -83,27 +89,46 @@ class DiamondDynamics:
     @torch.no_grad()
     def step(self, state: DiamondState, action: Tensor, noise: RowNoise) -> tuple[DiamondState, Tensor, Tensor, Tensor]:
         """See `gym_dream.dynamics.Dynamics.step`."""
-        past = to_unit(state.frames, state.real)
-        actions = torch.cat([state.actions, action[:, None]], dim=1)
+        inputs = state.frames, state.actions, state.real, state.hidden, state.cell, action, noise.keys, noise.counters
+        step = self._recorded_step if self.record else self._step
+        *following, observation, reward, terminated = step(*inputs)
+        return DiamondState(*following), observation, reward, terminated
+
+    @torch.no_grad()
+    def _step(
+        self,
+        frames: Tensor,
+        taken: Tensor,
+        real: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        action: Tensor,
+        keys: Tensor,
+        counters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """A step from the parts of a state to those of the next, observation, reward and ending; nothing but tensors.
+
+        It waits for no device, so it can be recorded.
+        """
+        noise = RowNoise(keys, counters)
+        past = to_unit(frames, real)
+        actions = torch.cat([taken, action[:, None]], dim=1)
         with self._precision():
-            frame = self.sample(past, actions, noise)
-            observation = to_uint8(frame)
+            observation = to_uint8(self.sample(past, actions, noise))
             # The model judges the frame that is stored and shown, not the float behind it.
-            shown = to_unit(observation[:, None], torch.ones_like(state.real[:, :1]))
-            prediction = self.reward_termination(
-                past[:, -1:], action[:, None], shown, LSTMState(state.hidden, state.cell)
-            )
+            shown = to_unit(observation[:, None], torch.ones_like(real[:, :1]))
+            prediction = self.reward_termination(past[:, -1:], action[:, None], shown, LSTMState(hidden, cell))
         chance = noise.uniform((2,))
         reward = (_categorical(prediction.reward[:, 0], chance[:, 0]) - 1).float()
         terminated = _categorical(prediction.termination[:, 0], chance[:, 1]).bool()
-        following = DiamondState(
-            frames=torch.cat([state.frames[:, 1:], observation[:, None]], dim=1),
-            actions=actions[:, 1:],
-            real=torch.cat([state.real[:, 1:], torch.ones_like(state.real[:, :1])], dim=1),
-            hidden=prediction.state.hidden,
-            cell=prediction.state.cell,
+        following = (
+            torch.cat([frames[:, 1:], observation[:, None]], dim=1),
+            actions[:, 1:],
+            torch.cat([real[:, 1:], torch.ones_like(real[:, :1])], dim=1),
+            prediction.state.hidden,
+            prediction.state.cell,
         )
-        return following, observation, reward, terminated
+        return *following, observation, reward, terminated
 
     def sample(self, past: Tensor, actions: Tensor, noise: RowNoise) -> Tensor:
         """The next frame, float32 (B, C, H, W) in [-1, 1].

@@ -43,7 +43,7 @@ def one_step_loss(
     tolerance: float,
     context_noise: Tensor | None = None,
     change_weight: float = 0.0,
-    counts: Sequence[int] | None = None,
+    counts: Tensor | None = None,
 ) -> Tensor:
     """The mean over autoregressive targets of the mean over unmasked samples of |D(x_T; sigma) - target|^2 / c_out^2.
 
@@ -79,8 +79,13 @@ def one_step_loss(
         x = frames[:, length + i]
         past, acted = torch.stack(history[-length:], dim=1), actions[:, i : i + length]
         drawn = student.base(start, past, c) + c.c_out * student.network(start, past, acted, c)
-        taught = torch.stack(astray[-length:]).any(dim=0) if tolerance >= 0 else torch.ones_like(mask[:, 0])
-        error = ((drawn - _targets(teacher, x, start, past, acted, taught)) / c.c_out) ** 2
+        target = x
+        if i > 0 or tolerance < 0:  # the first past is real
+            # In all rows, for to pick those that need it would wait for the device; soon most do.
+            with torch.no_grad():
+                taught = torch.stack(astray[-length:]).any(dim=0) if tolerance >= 0 else torch.ones_like(mask[:, 0])
+                target = torch.where(taught[:, None, None, None], teacher(start, past, acted).to(x.dtype), x)
+        error = ((drawn - target) / c.c_out) ** 2
         count = None if counts is None else counts[i]
         losses.append(target_loss(error, frames, mask, length + i, change_weight, count))
         # What comes before a life's beginning is grey in a dream's past, too.
@@ -88,12 +93,3 @@ def one_step_loss(
         history.append(quantise(drawn.detach(), config.quantisation) * known[:, None, None, None])
         astray.append((history[-1] - x).abs().flatten(1).amax(dim=1) > tolerance)
     return torch.stack(losses).mean()
-
-
-@torch.no_grad()
-def _targets(teacher: Teacher, x: Tensor, start: Tensor, past: Tensor, actions: Tensor, taught: Tensor) -> Tensor:
-    """The teacher's frames in the rows to be ``taught`` (B,), the real ``x`` (B, C, H, W) in the others."""
-    rows = taught.nonzero()[:, 0]
-    if not len(rows):
-        return x
-    return x.index_copy(0, rows, teacher(start[rows], past[rows], actions[rows]).to(x.dtype))

@@ -135,7 +135,7 @@ class RewardTerminationLoss(NamedTuple):
 
 
 def reward_termination_loss(
-    prediction: Prediction, rewards: Tensor, terminated: Tensor, mask: Tensor, count: int | None = None
+    prediction: Prediction, rewards: Tensor, terminated: Tensor, mask: Tensor, count: Tensor | None = None
 ) -> RewardTerminationLoss:
     """Cross-entropy of reward signs and endings, each the mean over unmasked transitions.
 
@@ -144,10 +144,10 @@ def reward_termination_loss(
         rewards: float (B, T), raw; their sign is the target.
         terminated: bool (B, T).
         mask: bool (B, T), False for padding.
-        count: what the sums over transitions are divided by; None: the number of those unmasked. With that of a whole
-            batch, the losses of its parts add up to its own.
+        count: a scalar, at least 1: what the sums over transitions are divided by; None: the number of those unmasked.
+            With that of a whole batch, the losses of its parts add up to its own.
     """
-    divisor = mask.sum().clamp(min=1) if count is None else max(1, count)
+    divisor = mask.sum().clamp(min=1) if count is None else count
 
     def mean(logits: Tensor, target: Tensor) -> Tensor:
         losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
