@@ -94,7 +94,7 @@ def assert_scores(printed: str, agent: str, most_steps: int) -> None:
 @pytest.mark.parametrize(
     ("agent", "world"),
     [
-        ("ppo", "dream"),
+        pytest.param("ppo", "dream", marks=pytest.mark.slow),  # what is its own lies in the next two
         ("ppo", "real"),
         ("recurrent", "dream"),
         pytest.param("recurrent", "real", marks=pytest.mark.slow),

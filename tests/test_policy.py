@@ -243,11 +243,6 @@ def vec_env():
     return SB3VecEnv(real.make_vec("Breakout", 2, autoreset_mode="SameStep"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
-
-
 @pytest.mark.parametrize("algorithm", [PPO, DQN])
 def test_sb3_sees_the_stack_that_it_was_trained_on(vec_env, tmp_path, algorithm):
     stacked = VecFrameStack(vec_env, 4)
