@@ -133,7 +133,8 @@ def test_held_out_losses_do_not_depend_on_the_pieces(data):
 
 
 def test_a_run_in_pieces_is_the_run_in_one(data, tmp_path, alone):
-    tiny.fit(tmp_path / "run", data, steps=STEPS, training=TRAINING, accumulate=3)
+    out, settings = str(tmp_path / "run"), {"steps": STEPS, "training": TRAINING}
+    together(1, tmp_path, out=out, data=[str(data)], **settings, accumulate=3)
     assert_close_runs(tmp_path / "run", alone[0])
 
 
