@@ -49,6 +49,8 @@ class Args:
     """dreams or games at a time"""
     horizon: int = 1000
     """steps after which a life is cut off, dreamt or real"""
+    reset_from: Literal["start", "replay"] = "start"
+    """where dreams begin: with a game, or at moments of recorded play that the model brings"""
     num_frames: int = 4
     """frames that the agent sees at a time"""
     rollout: int = 128
@@ -89,7 +91,8 @@ def make_envs(args: Args) -> VectorEnv[np.ndarray, np.ndarray, np.ndarray]:
     settings: dict[str, Any] = {"autoreset_mode": "SameStep", "max_episode_steps": args.horizon}
     if args.world == "real":
         return real.make_vec(args.game, args.num_envs, **settings)
-    settings |= {"device": args.device, "compile": args.compile} | ({"model": args.model} if args.model else {})
+    settings |= {"device": args.device, "compile": args.compile, "reset_from": args.reset_from}
+    settings |= {"model": args.model} if args.model else {}
     return gym.make_vec(f"Dream/{args.game}-v0", args.num_envs, **settings)
 
 

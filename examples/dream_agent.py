@@ -132,13 +132,14 @@ def main(args: Args) -> None:
         found = evaluate_policy(policy, model, episodes=args.curve_lives, horizon=args.max_life, seed=args.seed).returns
         return {"real/return": found.mean, "real/low": found.low, "real/high": found.high}
 
+    told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(args).items()}
     may_change = ("out", "minutes", "updates", "resume", "lives", "dream_lives", "device", "compile")
     folder = train_agent(
         policy.network,
         world,
         args.out,
         save=policy.save,
-        setup={name: value for name, value in asdict(args).items() if name not in may_change},
+        setup={name: value for name, value in told.items() if name not in may_change},
         settings=ImaginationConfig(learning_rate=args.learning_rate, entropy_weight=args.entropy_weight),
         updates=args.updates,
         minutes=args.minutes if args.updates is None else None,

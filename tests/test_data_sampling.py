@@ -289,6 +289,7 @@ def emphasised(episodes, share=0.5, window=2):
         (lambda e: emphasised(e[:2]), "a flag for each step of the 2 episodes"),
         (lambda e: ContextSampler(e, 0), "at least 1 frame, got 0"),
         (lambda e: ContextSampler([], 4), "at least one episode"),
+        (lambda e: ContextSampler(e, 4, first_share=1.1), "first_share: expected a share .* got 1.1"),
         (lambda e: start_contexts(e, 0), "at least 1 frame, got 0"),
         (lambda e: start_contexts([], 4), "at least one episode"),
         (lambda e: start_contexts([e[1]], 4), "not one of 1 episodes begins with 4 steps"),
@@ -327,6 +328,18 @@ def test_replay_contexts_with_recency():
     episodes = [make_episode(i, 10) for i in range(8)]
     contexts = ContextSampler(episodes, 4, recency=(0, 0, 0, 1)).sample(200, np.random.default_rng(0))
     assert {where(frame)[0] for frame in contexts.frames[:, -1]} == {6, 7}
+
+
+def test_replay_contexts_that_begin_with_a_life():
+    episodes = games()
+    contexts = ContextSampler(episodes, 4, first_share=0.5).sample(4000, np.random.default_rng(0))
+    firsts = {(game, start) for game, episode in enumerate(episodes) for start, _, _ in spans_of(episode, "life")}
+    last = [where(frame) for frame in contexts.frames[:, -1]]
+    at_first = np.array([place in firsts for place in last])
+    assert not contexts.real[at_first, :3].any() and contexts.real[:, 3].all()
+    by_chance = len(firsts) / 343
+    assert abs(at_first.mean() - (0.5 + 0.5 * by_chance)) < 0.04
+    assert set(last) >= firsts
 
 
 def test_start_contexts():

@@ -21,13 +21,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from gym_dream import real
 from gym_dream.agents import load_agent
-from gym_dream.data import Contexts
+from gym_dream.data import Contexts, EpisodeStore
 from gym_dream.files import load_tensors
 from gym_dream.frame_stack import StackedPolicy, StackFrames
 from gym_dream.models.denoiser import DenoiserConfig
 from gym_dream.models.reward_termination import RewardTerminationConfig
 from gym_dream.policy import load_policy
 from gym_dream.sb3_policy import SB3Policy
+from gym_dream.trainers.bench import made_up_episode
 from gym_dream.world_model import WorldModel, WorldModelConfig
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -66,7 +67,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         reward_termination=RewardTerminationConfig(**networks, frame_size=(64, 64), lstm_size=16, patch_size=8),
     )
     folder = tmp_path_factory.mktemp("models") / "world_model"
-    WorldModel.create(config, starts).save(folder)
+    WorldModel.create(config, starts, replay=starts).save(folder)
     return folder
 
 
@@ -120,6 +121,7 @@ def test_sb3_ppo(agent: str, world: str, model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("world", ["dream", pytest.param("real", marks=pytest.mark.slow)])
 def test_cleanrl_ppo(world: str, model: Path, tmp_path: Path) -> None:
     settings = {"num-envs": 4, "rollout": 16, "steps": 128, "horizon": 10, "lives": 4, "dream-lives": 3, "seed": 3}
+    settings |= {"reset-from": "replay"} if world == "dream" else {}
     printed = run("cleanrl_ppo.py", settings | {"world": world, "model": model, "out": tmp_path, "device": "cpu"})
     assert [line.split()[0] for line in printed.splitlines()[:2]] == ["64", "128"]  # two updates
     assert_scores(printed, "PPO", most_steps=10)
@@ -259,6 +261,10 @@ def test_dream_agent(world: str, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     settings = {"num-envs": 2, "curve-lives": 2, "curve-every": 1, "max-life": 10, "reset-from": "start"}
     settings |= {"lives": 3, "dream-lives": 2, "world": world, "model": model, "out": out, "device": "cpu"}
+    if world == "dream":
+        games = EpisodeStore(tmp_path / "data")
+        games.add(made_up_episode(SPEC, seed=0))
+        settings |= {"data": games.folder}
     for more in (["--updates=1"], ["--updates=2", "--resume"]):
         assert_scores(run("dream_agent.py", settings, *more), "agent", most_steps=10)
     curve = json.loads((out / "curve.json").read_text())

@@ -1,0 +1,150 @@
+"""CUDA graphs. What needs a GPU is skipped where there is none; all else is shown with a recording in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from gym_dream import Dream, WorldModel
+from gym_dream.models import graphs
+from gym_dream.models.diamond import DiamondDynamics
+from gym_dream.models.graphs import Recorded
+from gym_dream.trainers.fit import Fit, FitConfig
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+class InPython:
+    """A recording as a GPU makes it: inputs are copied to where the first lay, results lie where the first did."""
+
+    made = 0
+
+    def __init__(self, function: Any, inputs: Sequence[torch.Tensor]) -> None:
+        InPython.made += 1
+        self.function, self.inputs = function, [tensor.clone() for tensor in inputs]
+        self.outputs = function(*self.inputs)
+
+    def replay(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        torch._foreach_copy_(self.inputs, list(inputs))
+        for ours, new in zip(self.outputs, self.function(*self.inputs), strict=True):
+            ours.copy_(new)
+        return self.outputs
+
+
+@pytest.fixture
+def in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "Recording", InPython)
+    monkeypatch.setattr(InPython, "made", 0)
+
+
+def twice(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return 2 * x, x + 1
+
+
+def test_each_shape_and_type_is_recorded_once(in_python):
+    recorded = Recorded(twice)
+    for x in (torch.ones(2), torch.zeros(2), torch.ones(3), torch.ones(2, dtype=torch.int64), torch.full((3,), 5.0)):
+        assert all(map(torch.equal, recorded(x), twice(x)))
+    assert InPython.made == 3
+
+
+def test_results_are_one_s_own_unless_asked_otherwise(in_python):
+    own, shared = Recorded(twice), Recorded(twice, fresh=False)
+    for recorded, kept in ((own, True), (shared, False)):
+        first, _ = recorded(torch.ones(2))
+        recorded(torch.zeros(2))
+        assert torch.equal(first, torch.full((2,), 2.0)) == kept
+
+
+def test_no_more_recordings_than_there_is_room_for(in_python):
+    recorded = Recorded(twice)
+    for size in range(1, graphs.MOST + 3):
+        recorded(torch.ones(size))
+    assert len(recorded._recordings) == graphs.MOST
+    made = InPython.made
+    recorded(torch.ones(graphs.MOST + 2))  # the latest is there
+    assert InPython.made == made
+    recorded(torch.ones(1))  # the oldest is not
+    assert InPython.made == made + 1
+
+
+def test_what_cannot_be_recorded_is_called_as_it_is(monkeypatch):
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(graphs, "Recording", refuse)
+    recorded = Recorded(twice)
+    with pytest.warns(UserWarning, match=r"runs unrecorded.*'operation not permitted when stream is capturing'"):
+        assert torch.equal(recorded(torch.ones(2))[0], torch.full((2,), 2.0))
+    assert torch.equal(recorded(torch.zeros(2))[0], torch.zeros(2))  # without another warning
+
+
+@pytest.fixture
+def model() -> WorldModel:
+    return tiny.world_model()
+
+
+def dreamt(dynamics: DiamondDynamics, model: WorldModel, steps: int = 12) -> list[torch.Tensor]:
+    """What three dreams show, pay and say, two of which begin anew on the way."""
+    dream = Dream(dynamics, 3, model.starts, horizon=-1, seed=0)
+    dream.reset()
+    found: list[torch.Tensor] = []
+    for step in range(steps):
+        if step == steps // 2:
+            dream.reset(torch.tensor([True, False, True], device=dynamics.device))
+        seen = dream.step(torch.full((3,), step % dynamics.action_space.n, device=dynamics.device))
+        found += [part.cpu() for part in (seen.observation, seen.reward, seen.terminated)]
+    return found
+
+
+def test_a_recorded_dream_is_the_dream_itself(model, in_python):
+    plain, recorded = model.dynamics("cpu"), model.dynamics("cpu")
+    assert not recorded.record  # only on a GPU
+    recorded.record = True
+    assert all(map(torch.equal, dreamt(recorded, model), dreamt(plain, model)))
+    assert InPython.made == 1
+
+
+@gpu
+def test_a_recorded_dream_is_the_dream_itself_on_a_gpu(model):
+    plain, recorded = model.dynamics("cuda", "float32"), model.dynamics("cuda", "float32")
+    plain.record = False
+    assert recorded.record
+    assert all(map(torch.equal, dreamt(recorded, model), dreamt(plain, model)))
+
+
+def fit_on(device: str, **arguments: Any) -> Fit:
+    training = replace(tiny.PRESET.training, context_noise=0.1, reward_interval=1)
+    config = FitConfig(tiny.config(), training, "made up", 4, held_out_fraction=0.25, seed=0)
+    return Fit(
+        config, [tiny.episode(seed) for seed in range(4)], torch.device(device), torch.float32, False, **arguments
+    )
+
+
+def learnt(fit: Fit, updates: int = 3) -> tuple[torch.Tensor, list[float]]:
+    """All weights after some updates, and what they told."""
+    told = [float(value) for _ in range(updates) for value in fit.update(0.0).values()]
+    weights = [p for learner in (fit.denoiser, fit.reward_termination) for p in learner.network.parameters()]
+    return torch.cat([weight.detach().flatten().cpu() for weight in weights]), told
+
+
+def test_recorded_updates_learn_what_plain_ones_do(in_python):
+    plain, recorded = fit_on("cpu"), fit_on("cpu")
+    for name in ("_denoiser_gradient", "_reward_termination_gradient"):  # as on a GPU
+        setattr(recorded, name, Recorded(getattr(recorded, name), fresh=False))
+    (weights, told), (expected, expected_told) = learnt(recorded), learnt(plain)
+    assert torch.equal(weights, expected) and told == expected_told
+    assert InPython.made == 2
+
+
+@gpu
+def test_recorded_updates_learn_what_plain_ones_do_on_a_gpu():
+    recorded, plain = fit_on("cuda"), fit_on("cuda", accumulate=2)  # in pieces nothing is recorded
+    (weights, told), (expected, expected_told) = learnt(recorded), learnt(plain)
+    torch.testing.assert_close(weights, expected, atol=1e-4, rtol=0)
+    assert told == pytest.approx(expected_told, rel=1e-2)
