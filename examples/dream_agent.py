@@ -21,7 +21,7 @@ import tyro
 
 from gym_dream import Dream, WorldModel, real
 from gym_dream.agents import ActorCriticConfig, AgentConfig, AgentPolicy
-from gym_dream.data import ContextSampler, EpisodeStore
+from gym_dream.data import ContextSampler, EpisodeStore, start_contexts
 from gym_dream.dream import ContextSource
 from gym_dream.evaluation import evaluate_policy, score_lines
 from gym_dream.evaluation.statistics import Estimate
@@ -55,9 +55,10 @@ class Args:
     reset_from: Literal["start", "replay"] = "replay"
     """where dreams begin: with a game, or anywhere in recorded play"""
     data: Path | None = None
-    """recorded play to begin in, as `gym-dream collect` writes it, instead of the few moments that the model brings"""
+    """recorded play to begin in, as `gym-dream collect` writes it, instead of the few games and moments that the model
+    brings"""
     first_share: float = 0.1
-    """with --data: share of dreams that begin with a life, not anywhere in it"""
+    """with --data, of replays: share of dreams that begin with a life, not anywhere in it"""
     horizon: int = 50
     """steps after which a dream is cut off; games last as long as a life"""
     denoising_steps: int | None = None
@@ -95,8 +96,13 @@ def make_world(args: Args, model: WorldModel) -> World:
 def beginnings(args: Args, model: WorldModel) -> ContextSource:
     if args.data is None:
         return context_source(model, args.reset_from)
-    games, length = EpisodeStore(args.data).load_all(mapped=True), model.config.denoiser.context_length
-    return ContextSampler(games, length, ending=model.config.env["ending"], first_share=args.first_share)
+    store, env, length = EpisodeStore(args.data), model.config.env, model.config.denoiser.context_length
+    if store.env is None or any(store.env[name] != env[name] for name in ("game", "frame_shape", "action_meanings")):
+        raise SystemExit(f"--data {args.data}: expected play of {env['game']} of the model's kind, got other or none.")
+    games = store.load_all(mapped=True)
+    if args.reset_from == "start":
+        return start_contexts(games, length)
+    return ContextSampler(games, length, ending=env["ending"], first_share=args.first_share)
 
 
 def draw_curve(points: Sequence[dict[str, Any]], random: Estimate, args: Args) -> None:
@@ -133,6 +139,7 @@ def main(args: Args) -> None:
         return {"real/return": found.mean, "real/low": found.low, "real/high": found.high}
 
     told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(args).items()}
+    told["games"] = 0 if args.data is None else len(EpisodeStore(args.data))  # a run is of the games that there were
     may_change = ("out", "minutes", "updates", "resume", "lives", "dream_lives", "device", "compile")
     folder = train_agent(
         policy.network,

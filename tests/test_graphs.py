@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -73,6 +74,14 @@ def test_no_more_recordings_than_there_is_room_for(in_python):
     assert InPython.made == made + 1
 
 
+@gpu
+def test_what_cannot_be_recorded_leaves_the_gpu_as_it_was():
+    stream = torch.cuda.current_stream()
+    with pytest.warns(UserWarning, match="runs unrecorded"):
+        Recorded(lambda x: (x * x.sum().item(),))(torch.ones(2, device="cuda"))
+    assert torch.cuda.current_stream() == stream and torch.randn(2, device="cuda").isfinite().all()
+
+
 def test_what_cannot_be_recorded_is_called_as_it_is(monkeypatch):
     def refuse(*_: Any) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -108,6 +117,27 @@ def test_a_recorded_dream_is_the_dream_itself(model, in_python):
     recorded.record = True
     assert all(map(torch.equal, dreamt(recorded, model), dreamt(plain, model)))
     assert InPython.made == 1
+    for dynamics in (recorded, plain):  # as `gym-dream play` does at the press of a key
+        dynamics.sampler = replace(dynamics.sampler, num_denoising_steps=1)
+    assert all(map(torch.equal, dreamt(recorded, model), dreamt(plain, model)))
+    assert InPython.made == 2
+
+
+def test_a_dream_may_begin_in_inference_mode_and_go_on_in_another(model, in_python):
+    recorded = model.dynamics("cpu")
+    recorded.record = True
+    with torch.inference_mode():
+        begun = dreamt(recorded, model)
+    assert all(map(torch.equal, dreamt(recorded, model), begun))
+
+
+def test_dynamics_that_recorded_go_when_nobody_needs_them(model, in_python):
+    recorded = model.dynamics("cpu")
+    recorded.record = True
+    dreamt(recorded, model, steps=2)
+    left = weakref.ref(recorded)
+    del recorded
+    assert left() is None
 
 
 @gpu
@@ -133,18 +163,34 @@ def learnt(fit: Fit, updates: int = 3) -> tuple[torch.Tensor, list[float]]:
     return torch.cat([weight.detach().flatten().cpu() for weight in weights]), told
 
 
-def test_recorded_updates_learn_what_plain_ones_do(in_python):
-    plain, recorded = fit_on("cpu"), fit_on("cpu")
+def recorded_in_python(**arguments: Any) -> Fit:
+    fit = fit_on("cpu", **arguments)
     for name in ("_denoiser_gradient", "_reward_termination_gradient"):  # as on a GPU
-        setattr(recorded, name, Recorded(getattr(recorded, name), fresh=False))
+        setattr(fit, name, Recorded(getattr(fit, name), fresh=fit.accumulate > 1))
+    return fit
+
+
+@pytest.mark.parametrize("arguments", [{}, {"accumulate": 2}, {"teacher": tiny.world_model(1)}])
+def test_recorded_updates_learn_what_plain_ones_do(in_python, arguments):
+    plain, recorded = fit_on("cpu", **arguments), recorded_in_python(**arguments)
     (weights, told), (expected, expected_told) = learnt(recorded), learnt(plain)
     assert torch.equal(weights, expected) and told == expected_told
-    assert InPython.made == 2
+    assert InPython.made == (3 if "accumulate" in arguments else 2)  # of 3 rows, pieces of 1 and 2
+
+
+def test_a_recorded_run_goes_back_to_what_was_saved(in_python):
+    fit = recorded_in_python()
+    learnt(fit, updates=1)
+    saved = {name: tensor.clone() for name, tensor in fit.tensors().items()}
+    first, _ = learnt(fit)
+    fit.load_tensors(saved, 1)
+    again, _ = learnt(fit)
+    assert torch.equal(first, again) and InPython.made == 2
 
 
 @gpu
 def test_recorded_updates_learn_what_plain_ones_do_on_a_gpu():
-    recorded, plain = fit_on("cuda"), fit_on("cuda", accumulate=2)  # in pieces nothing is recorded
+    recorded, plain = fit_on("cuda"), fit_on("cuda", record=False)
     (weights, told), (expected, expected_told) = learnt(recorded), learnt(plain)
     torch.testing.assert_close(weights, expected, atol=1e-4, rtol=0)
     assert told == pytest.approx(expected_told, rel=1e-2)

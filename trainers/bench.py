@@ -43,12 +43,12 @@ def updates(
     Args:
         preset: networks and schedule.
         env: the environment's specification.
-        engine: precision, layout, and whether to compile.
+        engine: precision, layout, and whether to compile and record.
         device: where to train.
     """
     episodes = [made_up_episode(env, seed) for seed in range(GAMES)]
     config = FitConfig(preset.world_model(env), preset.training, "made up", GAMES, 1 / GAMES, seed=0)
-    fit = Fit(config, episodes, device, getattr(torch, engine.precision), engine.compile)
+    fit = Fit(config, episodes, device, getattr(torch, engine.precision), engine.compile, record=engine.record)
     if not engine.channels_last:
         for learner in (fit.denoiser, fit.reward_termination):
             _contiguous(learner)

@@ -54,6 +54,7 @@ class Fit(WorldModelTrainer):
         teacher: WorldModel | None = None,
         accumulate: int = 1,
         processes: Processes = Processes(),  # noqa: B008  (frozen)
+        record: bool = True,
     ) -> None:
         """Draw fresh networks from the seed and cut the data.
 
@@ -67,6 +68,7 @@ class Fit(WorldModelTrainer):
                 by `start_from`.
             accumulate: pieces that this process computes its part of a batch in.
             processes: those that share out a batch.
+            record: on an NVIDIA GPU, launch what gives a gradient as one CUDA graph.
 
         Raises:
             ValueError: a batch has fewer rows than pieces.
@@ -86,7 +88,9 @@ class Fit(WorldModelTrainer):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             fresh = WorldModel.create(config.world_model, starts, replay)
-        super().__init__(fresh, play, training, config.seed, device, dtype, compile, teacher, accumulate, processes)
+        super().__init__(
+            fresh, play, training, config.seed, device, dtype, compile, teacher, accumulate, processes, record
+        )
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

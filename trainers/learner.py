@@ -50,9 +50,10 @@ class Learner:
 
         Args:
             rate: factor of the learning rate.
-            gradient: one tensor a weight, clipped in place.
+            gradient: one tensor for each weight that has one, as from `gradient`; clipped in place.
         """
-        for parameter, tensor in zip(self.network.parameters(), gradient, strict=True):
+        learnt = (parameter for parameter in self.network.parameters() if parameter.grad is not None)
+        for parameter, tensor in zip(learnt, gradient, strict=True):
             parameter.grad = tensor
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         for group in self.optimiser.param_groups:

@@ -93,6 +93,7 @@ class WorldModelTrainer:
         teacher: WorldModel | None = None,
         accumulate: int = 1,
         processes: Processes = Processes(),  # noqa: B008  (frozen)
+        record: bool = True,
     ) -> None:
         """Take a world model over; its weights are updated in place.
 
@@ -108,6 +109,7 @@ class WorldModelTrainer:
                 by `start_from`.
             accumulate: pieces that this process computes its part of a batch in.
             processes: those that share out a batch.
+            record: on an NVIDIA GPU, launch what gives a gradient as one CUDA graph, recorded at the first update.
 
         Raises:
             ValueError: a batch has fewer rows than pieces.
@@ -129,8 +131,11 @@ class WorldModelTrainer:
         if compile:
             networks = world_model.denoiser.inner_model, world_model.reward_termination.encoder
             compile_networks(*networks, device=device)
-        self._denoiser_gradient = self._gradient(self.denoiser, self._denoiser_losses)
-        self._reward_termination_gradient = self._gradient(self.reward_termination, self._reward_termination_losses)
+        record = record and device.type == "cuda"
+        self._denoiser_gradient = self._gradient(self.denoiser, self._denoiser_losses, record)
+        self._reward_termination_gradient = self._gradient(
+            self.reward_termination, self._reward_termination_losses, record
+        )
 
     def _learner(self, network: torch.nn.Module, max_grad_norm: float) -> Learner:
         training = self.training
@@ -167,7 +172,7 @@ class WorldModelTrainer:
         self.step += 1
         return report
 
-    def _gradient(self, learner: Learner, losses: Losses) -> Function:
+    def _gradient(self, learner: Learner, losses: Losses, record: bool) -> Function:
         """What gives the losses (K,) of some rows and the gradient of their sum, one tensor a weight."""
 
         def gradient(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -176,7 +181,8 @@ class WorldModelTrainer:
             found.sum().backward()
             return found.detach(), *learner.gradient()
 
-        return Recorded(gradient, fresh=False) if self.device.type == "cuda" and self.accumulate == 1 else gradient
+        # The gradients of several pieces are needed at once; of one, each takes the place of the last.
+        return Recorded(gradient, fresh=self.accumulate > 1) if record else gradient
 
     def _descend(
         self, learner: Learner, gradient: Function, rows: Rows, batch_size: int, rate: float

@@ -30,6 +30,8 @@ class Engine:
     compile: bool = False
     pieces: bool = True
     """Let a CPU's denoiser work on pieces of a batch."""
+    record: bool = True
+    """Launch a whole step, and what gives a gradient, as one CUDA graph, on a GPU that has them."""
 
     @property
     def name(self) -> str:
@@ -38,7 +40,7 @@ class Engine:
         return f"{self.precision} {layout}{' compiled' if self.compile else ''}"
 
 
-REFERENCE = Engine("float32", channels_last=False, pieces=False)
+REFERENCE = Engine("float32", channels_last=False, pieces=False, record=False)
 """How DIAMOND's released code runs: what every ratio is against."""
 
 
@@ -56,6 +58,7 @@ def engines(device: torch.device, compile: bool) -> tuple[Engine, ...]:
 def open_dynamics(world_model: WorldModel, engine: Engine, device: torch.device) -> DiamondDynamics:
     """A world model's dynamics, run this way."""
     dynamics = world_model.dynamics(str(device), engine.precision, engine.compile)
+    dynamics.record &= engine.record
     if not engine.pieces:
         dynamics.piece_bytes = None
     if not engine.channels_last:
@@ -64,11 +67,15 @@ def open_dynamics(world_model: WorldModel, engine: Engine, device: torch.device)
     return dynamics
 
 
-def with_steps(dynamics: DiamondDynamics, num_denoising_steps: int) -> DiamondDynamics:
-    """The same networks, with this many passes of the denoiser a frame."""
+def with_steps(
+    dynamics: DiamondDynamics, num_denoising_steps: int | None = None, record: bool | None = None
+) -> DiamondDynamics:
+    """The same networks, with this many passes of the denoiser a frame, recorded or not; None: as they are."""
+    num_denoising_steps = num_denoising_steps or dynamics.sampler.num_denoising_steps
+    record = dynamics.record if record is None else record
     sampler = dataclasses.replace(dynamics.sampler, num_denoising_steps=num_denoising_steps)
     networks = dynamics.denoiser, dynamics.reward_termination
-    return DiamondDynamics(*networks, sampler, dynamics.device, dynamics.dtype, dynamics.piece_bytes)
+    return DiamondDynamics(*networks, sampler, dynamics.device, dynamics.dtype, dynamics.piece_bytes, record)
 
 
 def sample_frame(dynamics: DiamondDynamics, past: Tensor, actions: Tensor, noise: RowNoise) -> Tensor:

@@ -24,7 +24,7 @@ def measure_parts(subject: Subject, batch: int, watch: Stopwatch, repeats: int, 
     The whole and the parts are timed in turn, each part by itself; what is left is the environment's own doing, the
     copies to NumPy, and what timing apart misses.
     """
-    dynamics = subject.dynamics
+    dynamics = with_steps(subject.dynamics, record=False)  # parts are timed in Python, so the whole is, too
     cases: dict[str, Callable[[], object]] = {"whole step": env_step(subject.world_model, dynamics, batch)}
     cases |= {name: torch.no_grad()(work) for name, work in _parts(dynamics, batch).items()}
     timings = interleaved(cases, watch, repeats, seconds)
@@ -68,7 +68,7 @@ def measure_operations(subject: Subject, batch: int) -> list[dict[str, Any]]:
 
     The profiler itself slows small operations down: at a batch of one their share is overstated.
     """
-    dynamics = with_steps(subject.dynamics, subject.dynamics.sampler.num_denoising_steps)
+    dynamics = with_steps(subject.dynamics, record=False)
     step = env_step(subject.world_model, dynamics, batch)
     step()
     on_gpu = dynamics.device.type == "cuda"

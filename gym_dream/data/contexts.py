@@ -146,8 +146,8 @@ class ContextSampler:
         length: Frames a context, L.
         ending: What ends a span, before whose start contexts are padded: "life" or "game".
         recency: As in `gym_dream.data.SegmentSampler`.
-        first_share: Of the contexts, this share ends with the first frame of a span, all before it padding: what an
-            agent sees when a life begins, rare among all moments, and has to learn to get on from.
+        first_share: Of the contexts, this share is drawn from the first frames of spans, each span equally likely, all
+            before it padding: what an agent sees when a life begins, rare among all moments, and has to get on from.
 
     Raises:
         ValueError: An argument that cannot be, or episodes that do not fit together.
@@ -179,7 +179,8 @@ class ContextSampler:
         """
         spans, step = self.spans.draw(count, rng)
         if self.first_share:
-            step = np.where(rng.random(count) < self.first_share, 0, step)
+            chosen, any_span = rng.random(count) < self.first_share, rng.integers(0, len(self.spans), count)
+            spans, step = np.where(chosen, any_span, spans), np.where(chosen, 0, step)
         drawn = self.spans.gather(spans, step - (self.length - 1), self.length)
         return Contexts(drawn.frames, drawn.actions, drawn.mask)
 

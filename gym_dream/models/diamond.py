@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ class DiamondDynamics:
         self.dtype = dtype
         self.piece_bytes = piece_bytes
         self.record = record and device.type == "cuda"
-        self._recorded_step = Recorded(self._step)
+        self._recorded: dict[SamplerConfig, Recorded] = {}
         self.context_length = denoiser.config.context_length
         self.frame_shape = (*reward_termination.config.frame_size, denoiser.config.image_channels)
         self.action_space = gym.spaces.Discrete(denoiser.config.num_actions)
@@ -88,11 +89,28 @@ class DiamondDynamics:
 
     @torch.no_grad()
     def step(self, state: DiamondState, action: Tensor, noise: RowNoise) -> tuple[DiamondState, Tensor, Tensor, Tensor]:
-        """See `gym_dream.dynamics.Dynamics.step`."""
-        inputs = state.frames, state.actions, state.real, state.hidden, state.cell, action, noise.keys, noise.counters
-        step = self._recorded_step if self.record else self._step
-        *following, observation, reward, terminated = step(*inputs)
+        """See `gym_dream.dynamics.Dynamics.step`. Where it is recorded, nothing may have been drawn from the noise."""
+        inputs = state.frames, state.actions, state.real, state.hidden, state.cell, action
+        if self.record:
+            outputs = self._recorded_step()(*inputs, noise.keys, noise.counters)
+        else:
+            outputs = self._step(*inputs, noise)
+        *following, observation, reward, terminated = outputs
         return DiamondState(*following), observation, reward, terminated
+
+    def _recorded_step(self) -> Recorded:
+        """`_step` of tensors alone, recorded for the sampler as it is now."""
+        if self.sampler not in self._recorded:
+            itself = weakref.ref(self)  # else dynamics that nobody needs any more would keep their memory on the GPU
+
+            def step(*inputs: Tensor) -> tuple[Tensor, ...]:
+                dynamics = itself()
+                assert dynamics is not None  # its own step is what calls
+                frames, taken, real, hidden, cell, action, keys, counters = inputs
+                return dynamics._step(frames, taken, real, hidden, cell, action, RowNoise(keys, counters))
+
+            self._recorded[self.sampler] = Recorded(step)
+        return self._recorded[self.sampler]
 
     @torch.no_grad()
     def _step(
@@ -103,14 +121,12 @@ class DiamondDynamics:
         hidden: Tensor,
         cell: Tensor,
         action: Tensor,
-        keys: Tensor,
-        counters: Tensor,
+        noise: RowNoise,
     ) -> tuple[Tensor, ...]:
-        """A step from the parts of a state to those of the next, observation, reward and ending; nothing but tensors.
+        """A step from the parts of a state to those of the next, observation, reward and ending.
 
         It waits for no device, so it can be recorded.
         """
-        noise = RowNoise(keys, counters)
         past = to_unit(frames, real)
         actions = torch.cat([taken, action[:, None]], dim=1)
         with self._precision():

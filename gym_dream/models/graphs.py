@@ -1,7 +1,8 @@
 """CUDA graphs: all that a function launches on a GPU, recorded once and from then on launched as one.
 
 A kernel of a small network is done sooner than Python can launch the next: a dream's step is some hundreds of them, an
-update of the denoiser some thousands. A recording takes Python out of it and computes the same to the bit.
+update of the denoiser some thousands. A recording takes Python out of it and computes the same. It keeps the memory
+that its function needs on the way.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ class Recording:
             inputs: an example.
         """
         self._inputs = [tensor.clone() for tensor in inputs]
-        aside = torch.cuda.Stream()  # the warm-up may not run where the recording does
-        aside.wait_stream(torch.cuda.current_stream())
+        device = inputs[0].device  # which need not be the current one
+        before, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        aside.wait_stream(before)
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):
                 function(*self._inputs)
-        torch.cuda.current_stream().wait_stream(aside)
+        before.wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, stream=aside):
             self.outputs = function(*self._inputs)
 
     def replay(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -70,21 +72,26 @@ class Recorded:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Call the function."""
         kind = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
-        if kind not in self._recordings:
-            if len(self._recordings) == MOST:
-                del self._recordings[next(iter(self._recordings))]
-            self._recordings[kind] = _record(self._function, inputs)
-        recording = self._recordings[kind]
-        if recording is None:
-            return self._function(*inputs)
-        outputs = recording.replay(inputs)
-        return tuple(tensor.clone() for tensor in outputs) if self._fresh else outputs
+        with torch.inference_mode(False):  # what is kept from one call to the next must be written to in any mode
+            if kind not in self._recordings:
+                if len(self._recordings) == MOST:
+                    del self._recordings[next(iter(self._recordings))]
+                self._recordings[kind] = _record(self._function, inputs)
+            recording = self._recordings[kind]
+            if recording is not None:
+                outputs = recording.replay(inputs)
+                return tuple(tensor.clone() for tensor in outputs) if self._fresh else outputs
+        return self._function(*inputs)
 
 
 def _record(function: Function, inputs: Sequence[Tensor]) -> Recording | None:
+    device = inputs[0].device
+    before = torch.cuda.current_stream(device) if device.type == "cuda" else None
     try:
         return Recording(function, inputs)
     except RuntimeError as error:
+        if before is not None:
+            torch.cuda.set_stream(before)  # a recording that breaks off leaves its own
         warnings.warn(
             "PyTorch cannot record this computation as a CUDA graph, so it runs unrecorded, which is slower and "
             f"otherwise the same. PyTorch says: {str(error).splitlines()[0]!r}.",
