@@ -78,7 +78,7 @@ def bench(
     _check(batch_sizes, denoising_steps, measure, minutes, repeats, threads)
     world_model, where = WorldModel.load(model), resolve_device(device)
     path = out if out.suffix == ".json" else out / "bench.json"
-    with _threads(threads):
+    with _threads(threads), _many_compiled(compile):
         watch = Stopwatch(where, clock)
         ways = engines(where, compile)
         found: dict[str, Any] = {
@@ -153,6 +153,18 @@ def _check(
         raise ValueError(f"repeats: expected at least 1, got {repeats}.")
     if threads is not None and threads < 1:
         raise ValueError(f"threads: expected at least 1, got {threads}.")
+
+
+@contextmanager
+def _many_compiled(compile: bool) -> Iterator[None]:
+    """Let PyTorch compile a network for every size and precision: by default it gives up after eight in a process."""
+    if not compile:
+        yield
+        return
+    import torch._dynamo as dynamo
+
+    with dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000):
+        yield
 
 
 @contextmanager
