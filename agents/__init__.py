@@ -1,6 +1,16 @@
 """Learned policies."""
 
 from .actor_critic import ActorCritic, ActorCriticConfig
-from .policy import AgentConfig, AgentPolicy, load_agent
+from .policy import AgentConfig, AgentPolicy, load_agent, make_network
+from .stacked import StackedActorCritic, StackedConfig
 
-__all__ = ["ActorCritic", "ActorCriticConfig", "AgentConfig", "AgentPolicy", "load_agent"]
+__all__ = [
+    "ActorCritic",
+    "ActorCriticConfig",
+    "AgentConfig",
+    "AgentPolicy",
+    "StackedActorCritic",
+    "StackedConfig",
+    "load_agent",
+    "make_network",
+]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +24,40 @@ class ActorCriticConfig:
     lstm_size: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("num_actions", "image_channels", "lstm_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}.")
-        shrink = 2 ** len(self.channels)
-        if not self.channels or min(self.channels) < 1 or min(self.frame_size) < shrink:
-            raise ValueError(
-                f"channels: expected at least one width, each at least 1, and one halving of the {self.frame_size} "
-                f"frame a width, got {self.channels}."
-            )
+        check_sizes(self, ("num_actions", "image_channels", "lstm_size"))
+
+
+class Sizes(Protocol):
+    """What all agents' architectures have."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of the residual blocks."""
+
+
+def check_sizes(config: Sizes, counts: Sequence[str]) -> None:
+    """See that an architecture can be.
+
+    Args:
+        config: it.
+        counts: its fields that are at least 1.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    for name in counts:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}.")
+    channels = config.channels
+    if not channels or min(channels) < 1 or min(config.frame_size) < 2 ** len(channels):
+        raise ValueError(
+            f"channels: expected at least one width, each at least 1, and one halving of the {config.frame_size} "
+            f"frame a width, got {channels}."
+        )
 
 
 class Memory(NamedTuple):
@@ -48,8 +74,8 @@ class Judgement(NamedTuple):
     """float32 (B, num_actions), of the policy."""
     value: Tensor
     """float32 (B,), the return that it expects."""
-    memory: Memory
-    """With this frame in it."""
+    memory: Any
+    """With this frame in it; of the agent's own kind."""
 
 
 class _Block(nn.Module):
@@ -64,17 +90,19 @@ class _Block(nn.Module):
         return self.skip_projection(x) + self.f(x)
 
 
-class _Encoder(nn.Module):
+class Encoder(nn.Module):
     """Frames (B, C, H, W) to features (B, channels[-1] * H' * W'), with H and W halved by each block."""
 
-    def __init__(self, config: ActorCriticConfig) -> None:
+    def __init__(self, image_channels: int, channels: Sequence[int]) -> None:
+        """Fresh weights."""
         super().__init__()
-        layers: list[nn.Module] = [conv3x3(config.image_channels, config.channels[0])]
-        for width, above in zip(config.channels, (config.channels[0], *config.channels), strict=False):
+        layers: list[nn.Module] = [conv3x3(image_channels, channels[0])]
+        for width, above in zip(channels, (channels[0], *channels), strict=False):
             layers += [_Block(above, width), nn.MaxPool2d(2)]
         self.encoder = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Look at frames, float32 in [-1, 1]."""
         return self.encoder(x).flatten(1)
 
 
@@ -90,7 +118,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.config = config
         height, width = (side // 2 ** len(config.channels) for side in config.frame_size)
-        self.encoder = _Encoder(config)
+        self.encoder = Encoder(config.image_channels, config.channels)
         self.lstm = nn.LSTMCell(config.channels[-1] * height * width, config.lstm_size)
         self.critic_linear = nn.Linear(config.lstm_size, 1)
         self.actor_linear = nn.Linear(config.lstm_size, config.num_actions)

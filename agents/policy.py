@@ -17,7 +17,8 @@ from gym_dream.files import atomic_folder, read_json, save_tensors, write_json
 from gym_dream.policy import streams
 from gym_dream.world_model import load_weights, resolve_device
 
-from .actor_critic import ActorCritic, ActorCriticConfig, Memory
+from .actor_critic import ActorCritic, ActorCriticConfig
+from .stacked import StackedActorCritic, StackedConfig
 
 if TYPE_CHECKING:
     from gym_dream.data.contexts import Contexts
@@ -34,7 +35,7 @@ class AgentConfig:
 
     env: dict[str, Any]
     """The real environment, as `gym_dream.real.env_spec` makes it or a world model's config holds it."""
-    actor_critic: ActorCriticConfig
+    actor_critic: ActorCriticConfig | StackedConfig
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -47,12 +48,17 @@ class AgentConfig:
             raise ValueError(f"env: {len(actions)} action_meanings, but the network has {network.num_actions} actions.")
 
 
+def make_network(config: ActorCriticConfig | StackedConfig) -> ActorCritic | StackedActorCritic:
+    """A network of an architecture, with fresh weights from PyTorch's global generator."""
+    return ActorCritic(config) if isinstance(config, ActorCriticConfig) else StackedActorCritic(config)
+
+
 @dataclass(frozen=True)
 class _State:
     """What an agent in N environments carries from step to step."""
 
     random: list[np.random.Generator]
-    memory: Memory
+    memory: Any
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class AgentPolicy:
     """
 
     config: AgentConfig
-    network: ActorCritic
+    network: ActorCritic | StackedActorCritic
     greedy: bool = False
     name: str = "agent"
 
@@ -79,7 +85,7 @@ class AgentPolicy:
         """One with fresh weights, which plays at random."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config, ActorCritic(config.actor_critic))
+            return cls(config, make_network(config.actor_critic))
 
     @classmethod
     def of_size(cls, env: dict[str, Any], sizes: Mapping[str, Any], seed: int) -> AgentPolicy:
@@ -194,7 +200,7 @@ def load_agent(
                 f"The agent in {folder} learnt in another environment. This one has {'; '.join(different)}."
             )
     with torch.random.fork_rng(devices=[]):  # its weights are replaced: a user's random numbers go on untouched
-        network = ActorCritic(config.actor_critic)
+        network = make_network(config.actor_critic)
     load_weights(network, folder / "actor_critic.safetensors")
     network.to(resolve_device(device))
     return AgentPolicy(config, network, greedy, f"{'agent(greedy)' if greedy else 'agent'}:{folder}")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import tyro
 
 from gym_dream import Dream, WorldModel, real
-from gym_dream.agents import ActorCriticConfig, AgentConfig, AgentPolicy
+from gym_dream.agents import ActorCriticConfig, AgentConfig, AgentPolicy, StackedConfig
 from gym_dream.data import ContextSampler, EpisodeStore, start_contexts
 from gym_dream.dream import ContextSource
 from gym_dream.evaluation import evaluate_policy, score_lines
@@ -32,6 +32,19 @@ from gym_dream.trainers.agent_run import train_agent
 from gym_dream.trainers.imagination import ImaginationConfig, World
 from gym_dream.trainers.vector_world import VectorEnvWorld
 from gym_dream.world_model import resolve_device
+
+LEARNING = ImaginationConfig(
+    rollout=32,
+    gamma=0.99,
+    entropy_weight=0.01,
+    value_weight=0.5,
+    epochs=3,
+    minibatches=4,
+    clip=0.1,
+    learning_rate=3e-4,
+    warmup=1,
+    max_grad_norm=0.5,
+)
 
 
 @dataclass(frozen=True)
@@ -63,10 +76,10 @@ class Args:
     """steps after which a dream is cut off; games last as long as a life"""
     denoising_steps: int | None = None
     """passes of the denoiser a frame, if not the model's own setting"""
-    learning_rate: float = 3e-4
-    """of AdamW"""
-    entropy_weight: float = 0.003
-    """of the bonus for acting at random"""
+    agent: Literal["stacked", "recurrent"] = "stacked"
+    """a CNN that sees the last four frames, or DIAMOND's, which sees one and has an LSTM"""
+    learning: ImaginationConfig = LEARNING
+    """how it learns; by the defaults, PPO"""
     lives: int = 200
     """to judge by at the end, in the real game"""
     dream_lives: int = 24
@@ -75,6 +88,8 @@ class Args:
     """to judge by for each point of the learning curve"""
     curve_every: int = 100
     """updates between two points of the learning curve"""
+    checkpoint_minutes: float = 5.0
+    """between two checkpoints, the most that a crash can cost"""
     max_life: int = 1000
     """steps after which a life that is judged is cut off"""
     seed: int = 0
@@ -130,7 +145,8 @@ def main(args: Args) -> None:
     model = WorldModel.load(args.model)
     env, world = model.config.env, make_world(args, model)
     height, width, channels = env["frame_shape"]
-    sizes = ActorCriticConfig(len(env["action_meanings"]), (height, width), channels)
+    network = StackedConfig if args.agent == "stacked" else ActorCriticConfig
+    sizes = network(len(env["action_meanings"]), (height, width), channels)
     policy = AgentPolicy.create(AgentConfig(env, sizes), args.seed)
     policy.network.to(resolve_device(args.device))
 
@@ -140,20 +156,32 @@ def main(args: Args) -> None:
 
     told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(args).items()}
     told["games"] = 0 if args.data is None else len(EpisodeStore(args.data))  # a run is of the games that there were
-    may_change = ("out", "minutes", "updates", "resume", "lives", "dream_lives", "device", "compile")
+    may_change = (
+        "learning",
+        "out",
+        "minutes",
+        "updates",
+        "resume",
+        "lives",
+        "dream_lives",
+        "device",
+        "compile",
+        "checkpoint_minutes",
+    )
     folder = train_agent(
         policy.network,
         world,
         args.out,
         save=policy.save,
         setup={name: value for name, value in told.items() if name not in may_change},
-        settings=ImaginationConfig(learning_rate=args.learning_rate, entropy_weight=args.entropy_weight),
+        settings=args.learning,
         updates=args.updates,
         minutes=args.minutes if args.updates is None else None,
         seed=args.seed,
         resume=args.resume,
         evaluate=evaluate,
         evaluate_every=args.curve_every,
+        checkpoint_minutes=args.checkpoint_minutes,
     )
     random = RandomPolicy(sizes.num_actions)
     level = evaluate_policy(random, model, episodes=args.lives, horizon=args.max_life, seed=args.seed).returns

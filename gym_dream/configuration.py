@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -19,7 +20,8 @@ def from_json(cls: type[T], values: Any, where: str) -> T:
     """Build a dataclass from what `to_json` made of it.
 
     Args:
-        cls: a dataclass whose fields are numbers, strings, booleans, tuples of these, dicts or such dataclasses.
+        cls: a dataclass whose fields are numbers, strings, booleans, tuples of these, dicts or such dataclasses. Where
+            one may be either of several dataclasses, it is the first that knows all the fields given.
         values: the parsed JSON.
         where: what is being read, for error messages, such as "config.json: denoiser".
 
@@ -49,6 +51,10 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_json(typing.cast(type, hint), value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        given = set(value) if isinstance(value, Mapping) else set()
+        knows = (one for one in arguments if given <= {field.name for field in dataclasses.fields(one)})
+        return from_json(next(knows, arguments[0]), value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         variable = len(arguments) == 2 and arguments[1] is Ellipsis
         if not variable and len(arguments) != len(value):

@@ -13,7 +13,7 @@ import tiny
 import torch
 
 import gym_dream.files
-from gym_dream.agents import ActorCritic, ActorCriticConfig, AgentConfig, AgentPolicy, load_agent
+from gym_dream.agents import ActorCritic, ActorCriticConfig, AgentConfig, AgentPolicy, StackedConfig, load_agent
 from gym_dream.agents.actor_critic import Memory
 from gym_dream.cli import main
 from gym_dream.data import Contexts, EpisodeStore
@@ -126,6 +126,55 @@ def test_a_network_made_for_another_environment_is_refused() -> None:
         replace(CONFIG, actor_critic=replace(SIZES, frame_size=(32, 32)))
     with pytest.raises(ValueError, match="4 action_meanings, but the network has 5 actions"):
         replace(CONFIG, actor_critic=replace(SIZES, num_actions=5))
+
+
+# The network that sees stacked frames
+
+STACKED = AgentConfig(tiny.ENV, StackedConfig(4, (16, 16), num_frames=3, channels=(4, 8), hidden_size=6))
+
+
+def test_it_has_as_many_parameters_as_said() -> None:
+    network = AgentPolicy.create(AgentConfig({}, StackedConfig(4)), seed=0).network
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert f"{count:,} parameters with 4 actions" in StackedConfig.__doc__
+
+
+def test_stacked_frames_are_the_last_ones_and_padding_is_black() -> None:
+    network = agent(config=STACKED).network
+    seen = torch.from_numpy(frames(2, 5))
+    memory = network.empty_memory(2)
+    assert memory.frames.shape == (2, 2, 16, 16, 3) and not memory.frames.any()
+    for step in range(4):
+        memory = network(seen[:, step], memory).memory
+    assert torch.equal(memory.frames, seen[:, 2:4])
+    assert torch.equal(network.burn_in(seen[:, :4], torch.ones(2, 4, dtype=torch.bool)).frames, seen[:, 2:4])
+    padded = network.burn_in(seen[:, :2], torch.tensor([[False, True], [True, True]])).frames
+    assert not padded[0, 0].any() and torch.equal(padded[0, 1], seen[0, 1]) and torch.equal(padded[1], seen[1, :2])
+    assert torch.equal(network.burn_in(seen[:, :1], torch.ones(2, 1, dtype=torch.bool)).frames[:, 1], seen[:, 0])
+    assert not network.burn_in(seen[:, :0], torch.ones(2, 0, dtype=torch.bool)).frames.any()
+
+
+def test_it_judges_by_the_stack_and_by_nothing_older() -> None:
+    network = agent(config=STACKED).network
+    seen = torch.from_numpy(frames(4, 5))
+    values = [
+        network(seen[:, 4], network.burn_in(seen[:, first:4], torch.ones(4, 4 - first, dtype=torch.bool))).value
+        for first in (0, 2, 3)
+    ]
+    assert torch.equal(values[0], values[1]) and not torch.isclose(values[1], values[2]).any()
+
+
+def test_stacked_agents_are_saved_and_loaded(tmp_path: Path) -> None:
+    made = agent(config=STACKED)
+    made.save(tmp_path / "agent")
+    loaded = load_agent(tmp_path / "agent", tiny.ENV)
+    assert loaded.config == STACKED
+    seen, contexts = frames(2), Contexts(frames(2, 3), np.zeros((2, 2), np.int64), np.ones((2, 3), np.bool_))
+    for policy in (made, loaded):
+        state = policy.reset(policy.begin(2, seed=0), np.array([True, False]), contexts)
+        assert state.memory.frames[0].any() and not state.memory.frames[1].any()
+    assert all(torch.equal(w, loaded.network.state_dict()[name]) for name, w in made.network.state_dict().items())
+    assert made.act(state, seen, {})[0].shape == (2,)
 
 
 # The policy

@@ -44,6 +44,24 @@ def test_defaults_stand_in_for_what_is_not_said():
     assert from_json(Outer, {"name": "x", "inner": {"rate": 1.0}}, "c") == Outer("x", Inner(1.0))
 
 
+@dataclass(frozen=True)
+class Other:
+    depth: int
+
+
+@dataclass(frozen=True)
+class Either:
+    part: Inner | Other
+
+
+def test_of_several_dataclasses_it_is_the_one_that_knows_the_fields():
+    for either in (Either(Inner(0.5)), Either(Other(2))):
+        assert from_json(Either, through_json(either), "c") == either
+    for wrong in ({"rate": 0.5, "depth": 2}, {}, 3):
+        with pytest.raises(ValueError, match="c: part: "):
+            from_json(Either, {"part": wrong}, "c")
+
+
 def test_whole_numbers_are_fine_where_fractions_are_expected():
     inner = from_json(Inner, {"rate": 2}, "c")
     assert inner.rate == 2.0 and type(inner.rate) is float

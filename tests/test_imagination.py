@@ -8,10 +8,12 @@ plain computation catches it.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,18 +28,33 @@ from gymnasium.vector import AutoresetMode
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gym_dream.agents import ActorCritic, ActorCriticConfig, AgentConfig, AgentPolicy, load_agent
+from gym_dream.agents import (
+    ActorCritic,
+    ActorCriticConfig,
+    AgentConfig,
+    AgentPolicy,
+    StackedActorCritic,
+    StackedConfig,
+    load_agent,
+)
 from gym_dream.agents.actor_critic import Memory
 from gym_dream.dream import Dream, DreamReset, DreamStep
 from gym_dream.dynamics import ContextTensors
 from gym_dream.trainers import agent_run, imagination
 from gym_dream.trainers.agent_run import train_agent
 from gym_dream.trainers.checkpoint import NAME
-from gym_dream.trainers.imagination import Imagination, ImaginationConfig, agent_loss, lambda_returns
+from gym_dream.trainers.imagination import (
+    Imagination,
+    ImaginationConfig,
+    agent_loss,
+    lambda_returns,
+    proximal_loss,
+)
 from gym_dream.trainers.vector_world import VectorEnvWorld
 from gym_dream.vector_env import DreamVectorEnv
 
 SETTINGS = ImaginationConfig(rollout=4, learning_rate=1e-3, warmup=1, entropy_weight=0.1)
+PROXIMAL = replace(SETTINGS, epochs=2, minibatches=2)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,8 +110,35 @@ def test_the_loss_by_hand() -> None:
     assert returns.grad is None
 
 
+def test_the_proximal_loss_by_hand() -> None:
+    """Four actions: paid and likelier than the clip allows, paid and less likely, and the same for two that cost."""
+    ratios, advantages = torch.tensor([[1.5, 0.5], [1.5, 0.5]]), torch.tensor([[3.0, 3.0], [1.0, 1.0]])
+    logits = torch.zeros(2, 2, 2, requires_grad=True)
+    values = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    log_probs = math.log(0.5) - ratios.log()
+    actions, returns = torch.tensor([[1, 0], [0, 1]]), torch.zeros(2, 2)
+    loss = proximal_loss(logits, actions, values, returns, log_probs, advantages, 0.2, 0.1, value_weight=0.5)
+    weight = 1 / torch.tensor([1.0, 1.0, -1.0, -1.0]).std().item()  # standardised, advantages are this and its opposite
+    assert loss.policy.item() == pytest.approx(-weight * (1.2 + 0.5 - 1.5 - 0.8) / 4, abs=1e-6)
+    assert loss.value.item() == pytest.approx((1 + 4 + 9 + 16) / 4)
+    assert loss.total.item() == pytest.approx(loss.policy.item() + 0.5 * 7.5 - 0.1 * math.log(2))
+    loss.total.backward()
+    moved = logits.grad.abs().sum(dim=2) > 0
+    assert moved.tolist() == [[False, True], [True, False]]  # what was clipped no longer pulls
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"rollout": 0}, {"gamma": 1.5}, {"lambda_": -1}, {"learning_rate": 0.0}, {"entropy_weight": -1.0}]
+    "wrong",
+    [
+        {"rollout": 0},
+        {"gamma": 1.5},
+        {"lambda_": -1},
+        {"learning_rate": 0.0},
+        {"entropy_weight": -1.0},
+        {"clip": 0.0},
+        {"epochs": 0},
+        {"minibatches": 0},
+    ],
 )
 def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -201,6 +245,46 @@ def test_updates_are_those_of_the_definition() -> None:
         assert position is not None and not position.memory.hidden.requires_grad
         memories = [Memory(h[None], c[None]) for h, c in zip(*position.memory, strict=True)]
     assert all(ends.values()), ends
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "stacked"])
+def test_ppo_judges_each_step_by_what_was_known_then(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the weights are the same, actions are as likely and frames worth as much as when they were met.
+
+    Over rollouts in which dreams go on, end, and are begun anew with padded contexts, in the order of each minibatch.
+    """
+    agent: Any = network((40, 48))
+    if kind == "stacked":
+        agent = StackedActorCritic(StackedConfig(4, (40, 48), num_frames=3, channels=(4,), hidden_size=5))
+        for parameter in agent.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    seen: list[tuple[Tensor, ...]] = []
+
+    def spy(logits: Tensor, actions: Tensor, values: Tensor, returns: Tensor, *rest: Any) -> Any:
+        seen.append((logits, actions, values, returns, *rest[:2]))
+        return proximal_loss(logits, actions, values, returns, *rest)
+
+    monkeypatch.setattr(imagination, "proximal_loss", spy)
+    training = Imagination(agent, fake_dream(), replace(PROXIMAL, learning_rate=1e-30), seed=0)
+    rollouts = []
+    roll_out = Imagination._roll_out
+    monkeypatch.setattr(Imagination, "_roll_out", lambda *a: rollouts.append(roll_out(*a)) or rollouts[-1])
+    for _ in range(6):
+        training.update()
+    assert len(seen) == 6 * PROXIMAL.epochs * PROXIMAL.minibatches
+    assert sum(len(b.context.frames) < 4 for r in rollouts for b in r.beginnings) > 2  # some began while others went on
+    for logits, actions, values, returns, log_probs, advantages in seen:
+        now = logits.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
+        torch.testing.assert_close(now, log_probs, atol=1e-5, rtol=0)
+        torch.testing.assert_close(returns - values, advantages, atol=1e-5, rtol=0)
+    for number, rollout in enumerate(rollouts):
+        a, b, *_ = (found[3] for found in seen[4 * number :])
+        assert (
+            sorted(map(tuple, torch.cat([a, b]).tolist()))
+            == sorted(  # an epoch is every dream once
+                map(tuple, lambda_returns(*rollout[6:], PROXIMAL.gamma, PROXIMAL.lambda_).tolist())
+            )
+        )
 
 
 def test_actions_are_drawn_from_the_policy_anew_at_every_update() -> None:
@@ -370,8 +454,9 @@ def test_a_run_leaves_agent_curve_and_checkpoint(train, tmp_path) -> None:
     assert list((tmp_path / "run" / "logs").iterdir())
 
 
-@pytest.mark.parametrize("step", [1, 4])
-def test_an_interrupted_run_goes_on_to_the_bit(train, tmp_path, monkeypatch, step) -> None:
+@pytest.mark.parametrize(("step", "settings"), [(1, SETTINGS), (4, SETTINGS), (4, PROXIMAL)])
+def test_an_interrupted_run_goes_on_to_the_bit(train, tmp_path, monkeypatch, step, settings) -> None:
+    train = functools.partial(train, settings=settings)
     train(tmp_path / "whole")
     with monkeypatch.context() as patch:
         at_update(patch, step, lambda: signal.raise_signal(signal.SIGINT))
@@ -479,19 +564,31 @@ UPDATES = 500
 LEARNING = ImaginationConfig(rollout=4, learning_rate=1e-3, warmup=20, entropy_weight=0.03)
 """Rollouts that begin and end in the midst of most episodes: what was seen before an update counts after it, too."""
 
+PPO = ImaginationConfig(
+    rollout=8, learning_rate=1e-3, warmup=1, entropy_weight=0.01, epochs=4, minibatches=2, value_weight=0.5, clip=0.1
+)
+RECURRENT = ActorCriticConfig(3, (16, 16), channels=(8, 16), lstm_size=32)
+STACKED = StackedConfig(3, (16, 16), channels=(8, 16), hidden_size=32)
+
 Break = Callable[[pytest.MonkeyPatch], None]
 
 
-def learn(monkeypatch: pytest.MonkeyPatch, broken: Break | None = None, seed: int = 0) -> tuple[AgentPolicy, float]:
+def learn(
+    monkeypatch: pytest.MonkeyPatch,
+    broken: Break | None = None,
+    seed: int = 0,
+    sizes: ActorCriticConfig | StackedConfig = RECURRENT,
+    settings: ImaginationConfig = LEARNING,
+    updates: int = UPDATES,
+) -> tuple[AgentPolicy, float]:
     """Train in the ball game; the agent, and the mean return of the last tenth of the episodes that it trained on."""
-    config = AgentConfig(catch.ENV, ActorCriticConfig(3, (16, 16), channels=(8, 16), lstm_size=32))
-    policy = AgentPolicy.create(config, seed)
-    training = Imagination(policy.network, VectorEnvWorld(catch.CatchVectorEnv(32), seed=seed), LEARNING, seed)
+    policy = AgentPolicy.create(AgentConfig(catch.ENV, sizes), seed)
+    training = Imagination(policy.network, VectorEnvWorld(catch.CatchVectorEnv(32), seed=seed), settings, seed)
     with monkeypatch.context() as patch:
         if broken is not None:
             broken(patch)
-        for _ in range(UPDATES):
-            if training.step == UPDATES * 9 // 10:
+        for _ in range(updates):
+            if training.step == updates * 9 // 10:
                 training.finished_episodes()
             training.update()
     return policy, training.finished_episodes()["return"]
@@ -518,20 +615,33 @@ def test_it_learns_to_catch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert play(policy, 500) >= 0.9 * catch.OPTIMUM
 
 
+@pytest.mark.parametrize("sizes", [STACKED, pytest.param(RECURRENT, marks=pytest.mark.slow)])
+def test_ppo_learns_it_from_a_fifth_of_the_steps(monkeypatch: pytest.MonkeyPatch, sizes: Any) -> None:
+    policy, trained = learn(monkeypatch, sizes=sizes, settings=PPO, updates=UPDATES // 10)
+    assert PPO.rollout * UPDATES // 10 <= LEARNING.rollout * UPDATES / 5
+    assert trained >= 0.9 * catch.OPTIMUM
+    assert play(policy, 500) >= 0.9 * catch.OPTIMUM
+
+
+def test_who_sees_one_frame_at_a_time_cannot_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which ball was there first is then out of sight before the paddle can move."""
+    sizes = replace(STACKED, num_frames=1)
+    assert learn(monkeypatch, sizes=sizes, settings=PPO, updates=UPDATES // 10)[1] < 0.7
+
+
 def memory_not_carried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every update begins with an empty memory."""
-    detached = imagination._detached
-    monkeypatch.setattr(imagination, "_detached", lambda memory: Memory(*map(torch.zeros_like, detached(memory))))
+    monkeypatch.setattr(imagination, "_changed", lambda memory, change: Memory(*map(torch.zeros_like, memory)))
 
 
 def no_memory_of_the_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever ends, the memories of all are emptied."""
-    begin_anew = Imagination._begin_anew
+    caught_up = Imagination._caught_up
 
-    def broken(self: Imagination, ended: Tensor, memory: Memory) -> Memory:
-        return Memory(*map(torch.zeros_like, begin_anew(self, ended, memory)))
+    def broken(self: Imagination, ended: Tensor, memory: Memory, *context: Tensor) -> Memory:
+        return Memory(*map(torch.zeros_like, caught_up(self, ended, memory, *context)))
 
-    monkeypatch.setattr(Imagination, "_begin_anew", broken)
+    monkeypatch.setattr(Imagination, "_caught_up", broken)
 
 
 def _change_returns(monkeypatch: pytest.MonkeyPatch, change: Callable[..., Tensor]) -> None:

@@ -1,13 +1,14 @@
 """Training an agent by policy gradient in a batch of dreams, or of anything that is stepped like one.
 
-REINFORCE with lambda-returns, as DIAMOND does it. The agent acts for some steps, gradients running through its memory,
-and is updated once; then it goes on where it was. Whatever ends is begun anew, and the agent catches up on the new
-context. Everything stays on the device of the dreams.
+REINFORCE with lambda-returns, as DIAMOND does it: the agent acts for some steps, gradients running through its memory,
+and is updated once; then it goes on where it was. Or proximal policy optimisation (PPO), which learns from the same
+steps several times. Whatever ends is begun anew, and the agent catches up on the new context. Everything stays on the
+device of the dreams.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gym_dream.dream import DreamReset, DreamStep, named_tensors, put_rows, with_tensors
+from gym_dream.dynamics import ContextTensors
 
 from .learner import Learner
 from .processes import Processes
@@ -34,6 +36,14 @@ class ImaginationConfig:
     """From 0, trust the values of the next frames, to 1, trust the rewards seen."""
     entropy_weight: float = 0.001
     """Of the bonus for acting at random."""
+    value_weight: float = 1.0
+    """Of the value's squared error."""
+    epochs: int = 1
+    """Times that a rollout is learnt from. If more than once, or in pieces, it is by PPO's clipped objective."""
+    minibatches: int = 1
+    """Pieces of a rollout, each of some of the dreams, that make an update each."""
+    clip: float = 0.2
+    """Of PPO: how far an action's probability may move, as a share, before the objective no longer pays for it."""
     learning_rate: float = 1e-4
     warmup: int = 100
     """Updates over which the learning rate rises linearly."""
@@ -44,11 +54,17 @@ class ImaginationConfig:
             raise ValueError(f"Expected rollout >= 1 and warmup >= 0, got {self.rollout} and {self.warmup}.")
         if not (0 <= self.gamma <= 1 and 0 <= self.lambda_ <= 1):
             raise ValueError(f"gamma and lambda_: expected from 0 to 1, got {self.gamma} and {self.lambda_}.")
-        if not (self.learning_rate > 0 and self.max_grad_norm > 0 and self.entropy_weight >= 0):
-            raise ValueError(
-                "Expected learning_rate and max_grad_norm above 0 and entropy_weight of at least 0, got "
-                f"{self.learning_rate}, {self.max_grad_norm} and {self.entropy_weight}."
-            )
+        for name in ("learning_rate", "max_grad_norm", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}.")
+        for name, least in {"entropy_weight": 0, "value_weight": 0, "epochs": 1, "minibatches": 1}.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}.")
+
+    @property
+    def proximal(self) -> bool:
+        """Whether the agent learns by PPO."""
+        return self.epochs > 1 or self.minibatches > 1
 
 
 class Agent(Protocol):
@@ -133,7 +149,14 @@ class AgentLoss(NamedTuple):
     """Of the policy, in nats."""
 
 
-def agent_loss(logits: Tensor, actions: Tensor, values: Tensor, returns: Tensor, entropy_weight: float) -> AgentLoss:
+def agent_loss(
+    logits: Tensor,
+    actions: Tensor,
+    values: Tensor,
+    returns: Tensor,
+    entropy_weight: float,
+    value_weight: float = 1.0,
+) -> AgentLoss:
     """REINFORCE with the value as baseline, squared error of the value, entropy bonus; means over all steps.
 
     Args:
@@ -142,14 +165,56 @@ def agent_loss(logits: Tensor, actions: Tensor, values: Tensor, returns: Tensor,
         values: float32 (B, T) of the frames that were acted on.
         returns: float32 (B, T), as from `lambda_returns`; no gradient runs through them.
         entropy_weight: of the bonus.
+        value_weight: of the squared error.
     """
     log_policy = logits.log_softmax(dim=-1)
-    taken = log_policy.gather(-1, actions[..., None])[..., 0]
     returns = returns.detach()
-    policy = -(taken * (returns - values.detach())).mean()
+    policy = -(_taken(log_policy, actions) * (returns - values.detach())).mean()
+    return _agent_loss(policy, log_policy, values, returns, entropy_weight, value_weight)
+
+
+def proximal_loss(
+    logits: Tensor,
+    actions: Tensor,
+    values: Tensor,
+    returns: Tensor,
+    log_probs: Tensor,
+    advantages: Tensor,
+    clip: float,
+    entropy_weight: float,
+    value_weight: float = 1.0,
+) -> AgentLoss:
+    """PPO's clipped objective (Schulman et al. 2017, equation 7) in place of REINFORCE's, the rest as in `agent_loss`.
+
+    Args:
+        logits: float32 (B, T, A) of the policy as it is now.
+        actions: int64 (B, T), taken.
+        values: float32 (B, T) of the frames that were acted on, as they are judged now.
+        returns: float32 (B, T).
+        log_probs: float32 (B, T), of the actions when they were taken.
+        advantages: float32 (B, T), returns less the values of that time; they are standardised.
+        clip: see `ImaginationConfig`.
+        entropy_weight: of the bonus.
+        value_weight: of the squared error.
+    """
+    log_policy = logits.log_softmax(dim=-1)
+    ratio = (_taken(log_policy, actions) - log_probs).exp()
+    weight = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    policy = -torch.min(ratio * weight, ratio.clamp(1 - clip, 1 + clip) * weight).mean()
+    return _agent_loss(policy, log_policy, values, returns, entropy_weight, value_weight)
+
+
+def _agent_loss(
+    policy: Tensor, log_policy: Tensor, values: Tensor, returns: Tensor, entropy_weight: float, value_weight: float
+) -> AgentLoss:
     value = F.mse_loss(values, returns)
     entropy = -(log_policy.exp() * log_policy).sum(dim=-1).mean()
-    return AgentLoss(policy + value - entropy_weight * entropy, policy, value, entropy)
+    return AgentLoss(policy + value_weight * value - entropy_weight * entropy, policy, value, entropy)
+
+
+def _taken(log_policy: Tensor, actions: Tensor) -> Tensor:
+    """The log probabilities (B, T) of the actions."""
+    return log_policy.gather(-1, actions[..., None])[..., 0]
 
 
 class _Position(NamedTuple):
@@ -165,9 +230,21 @@ class _Position(NamedTuple):
     """float64 (3,), number, summed return and summed length of the episodes that ended since it was last asked for."""
 
 
+class _Beginning(NamedTuple):
+    """Episodes that were begun before a step of a rollout."""
+
+    step: int
+    ended: Tensor
+    """bool (B,), which; as many as there are contexts."""
+    context: ContextTensors
+
+
 class _Rollout(NamedTuple):
     """T steps of B episodes."""
 
+    memory: Any  # at the beginning, without gradient history
+    beginnings: tuple[_Beginning, ...]
+    frames: Tensor  # uint8 (B, T, H, W, C), acted on
     logits: Tensor  # float32 (B, T, A)
     values: Tensor  # float32 (B, T), of the frames acted on
     actions: Tensor  # int64 (B, T)
@@ -211,22 +288,26 @@ class Imagination:
         self._position: _Position | None = None
 
     def update(self) -> dict[str, Tensor]:
-        """Act for a rollout, learn from it once.
+        """Act for a rollout, learn from it.
 
         Returns:
-            Losses, entropy and gradient norm, as scalars on the device.
+            Losses, entropy and gradient norm, as scalars on the device; of the last minibatch, if there are several.
         """
         config = self.config
-        rollout = self._roll_out()
+        with torch.set_grad_enabled(not config.proximal):
+            position = self._start() if self._position is None else self._position
+            generator = self._generator(position.ended.device)
+            rollout = self._roll_out(position, generator)
         returns = lambda_returns(
             rollout.rewards, rollout.terminated, rollout.truncated, rollout.next_values, config.gamma, config.lambda_
         )
-        loss = agent_loss(rollout.logits, rollout.actions, rollout.values, returns, config.entropy_weight)
-        self.learner.forget()
-        (loss.total / self.processes.count).backward()
-        gradient = self.learner.gradient()
-        self.processes.add(gradient)
-        norm = self.learner.descend(min(1.0, (self.step + 1) / max(1, config.warmup)), gradient)
+        losses = self._proximal_losses(rollout, returns, generator) if config.proximal else self._loss(rollout, returns)
+        for loss in losses:
+            self.learner.forget()
+            (loss.total / self.processes.count).backward()
+            gradient = self.learner.gradient()
+            self.processes.add(gradient)
+            norm = self.learner.descend(min(1.0, (self.step + 1) / max(1, config.warmup)), gradient)
         self.step += 1
         return {
             "agent/loss": loss.total.detach(),
@@ -280,17 +361,65 @@ class Imagination:
             moved = {name: tensor.to(frames.device, copy=True) for name, tensor in tensors.items()}
             self._position = with_tensors(like, "position", moved)
 
-    def _roll_out(self) -> _Rollout:
+    def _loss(self, rollout: _Rollout, returns: Tensor) -> Iterator[AgentLoss]:
+        """REINFORCE's, once, by the gradients of acting itself."""
+        config = self.config
+        yield agent_loss(
+            rollout.logits, rollout.actions, rollout.values, returns, config.entropy_weight, config.value_weight
+        )
+
+    def _proximal_losses(self, rollout: _Rollout, returns: Tensor, generator: torch.Generator) -> Iterator[AgentLoss]:
+        """PPO's, a minibatch after the other, each by the agent as it is when its turn comes."""
+        config = self.config
+        log_probs = _taken(rollout.logits.log_softmax(dim=-1), rollout.actions)
+        advantages = returns - rollout.values
+        for _ in range(config.epochs):
+            order = torch.randperm(len(returns), generator=generator, device=returns.device)
+            for rows in order.tensor_split(config.minibatches):
+                logits, values = self._judge_again(rollout, rows)
+                yield proximal_loss(
+                    logits,
+                    rollout.actions[rows],
+                    values,
+                    returns[rows],
+                    log_probs[rows],
+                    advantages[rows],
+                    config.clip,
+                    config.entropy_weight,
+                    config.value_weight,
+                )
+
+    def _judge_again(self, rollout: _Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits float32 (k, T, A) and values (k, T) of k episodes, by the agent as it is now."""
+        memory = _changed(rollout.memory, lambda tensor: tensor[rows])
+        beginnings = {beginning.step: beginning for beginning in rollout.beginnings}
+        columns = []
+        for t, frames in enumerate(rollout.frames[rows].unbind(1)):
+            if t in beginnings:
+                ended, context = beginnings[t].ended, beginnings[t].context
+                # Contexts stand in the order of what ended: which of them are those of our rows, in our order?
+                ours = ended[rows]
+                chosen = (ended.cumsum(0) - 1)[rows[ours]]
+                if len(chosen):
+                    memory = self._caught_up(ours, memory, context.frames[chosen], context.real[chosen])
+            logits, value, memory = self.agent(frames, memory)
+            columns.append((logits, value))
+        logits, values = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+        return logits, values
+
+    def _roll_out(self, position: _Position, generator: torch.Generator) -> _Rollout:
         """Act for a rollout, from where the last one ended."""
-        position = self._start() if self._position is None else self._position
         memory, over = position.memory, bool(position.ended.any())
         ended = position.ended
-        generator = self._generator(ended.device)
         columns: list[tuple[Tensor, ...]] = []
+        beginnings: list[_Beginning] = []
         for t in range(self.config.rollout):
             if over:  # begun only here, not after the step, so that gradients always run through catching up
-                memory = self._begin_anew(ended, memory)
-            logits, value, memory = self.agent(self._frames(), memory)
+                context = self.world.reset(ended).context
+                memory = self._caught_up(ended, memory, context.frames, context.real)
+                beginnings.append(_Beginning(t, ended, context))
+            frames = self._frames()
+            logits, value, memory = self.agent(frames, memory)
             # The largest of logits with Gumbel noise is a draw from their distribution, and waits for no device.
             gumbel = -torch.empty_like(logits).exponential_(generator=generator).log()
             action = (logits.detach() + gumbel).argmax(dim=1)
@@ -301,12 +430,13 @@ class Imagination:
             # All others are judged at the step after.
             seen_now = over or t == self.config.rollout - 1
             next_value = self._value(memory) if seen_now else torch.zeros_like(value)
-            columns.append((logits, value, action, step.reward, step.terminated, step.truncated, next_value))
-        rollout = _Rollout(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+            columns.append((frames, logits, value, action, step.reward, step.terminated, step.truncated, next_value))
+        stacked = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+        rollout = _Rollout(position.memory, tuple(beginnings), *stacked)
         ends = rollout.terminated | rollout.truncated
         values_after = torch.cat([rollout.values[:, 1:].detach(), rollout.next_values[:, -1:]], dim=1)
         running, finished = _tally(position.running, position.finished, rollout.rewards.sign(), ends)
-        self._position = _Position(_detached(memory), ended, running, finished)
+        self._position = _Position(_changed(memory, Tensor.detach), ended, running, finished)
         return rollout._replace(next_values=torch.where(ends, rollout.next_values, values_after))
 
     def _start(self) -> _Position:
@@ -314,11 +444,9 @@ class Imagination:
         context = self.world.reset().context
         return _beginning(self.agent.burn_in(context.frames[:, :-1], context.real[:, :-1]), context.frames)
 
-    def _begin_anew(self, ended: Tensor, memory: Any) -> Any:
-        """Begin what ended; the memory, in those rows of what came before the new frames."""
-        context = self.world.reset(ended).context
-        caught_up = self.agent.burn_in(context.frames[:, :-1], context.real[:, :-1])
-        return put_rows(memory, ended.nonzero()[:, 0], caught_up)
+    def _caught_up(self, ended: Tensor, memory: Any, frames: Tensor, real: Tensor) -> Any:
+        """The memory, in the rows that ended of what came before the new frames, the last of their contexts."""
+        return put_rows(memory, ended.nonzero()[:, 0], self.agent.burn_in(frames[:, :-1], real[:, :-1]))
 
     @torch.no_grad()
     def _value(self, memory: Any) -> Tensor:
@@ -351,8 +479,9 @@ def _tally(running: Tensor, finished: Tensor, rewards: Tensor, ends: Tensor) -> 
     return running, finished
 
 
-def _detached(memory: Any) -> Any:
-    return with_tensors(memory, "memory", {name: tensor.detach() for name, tensor in named_tensors(memory, "memory")})
+def _changed(memory: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A memory with each of its tensors changed."""
+    return with_tensors(memory, "memory", {name: change(tensor) for name, tensor in named_tensors(memory, "memory")})
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
