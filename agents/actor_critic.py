@@ -113,6 +113,8 @@ class ActorCritic(nn.Module):
     environment here gives them, or already float32 (B, C, H, W) in [-1, 1].
     """
 
+    recurrent = True
+
     def __init__(self, config: ActorCriticConfig) -> None:
         """Fresh weights from PyTorch's global generator; at the start all actions are as likely, all values zero."""
         super().__init__()

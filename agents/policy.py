@@ -93,7 +93,7 @@ class AgentPolicy:
 
         Args:
             env: see `AgentConfig`; it says how many actions there are and how large frames are.
-            sizes: of `ActorCriticConfig`, those that are not DIAMOND's.
+            sizes: of `ActorCriticConfig`, those that are not DIAMOND's; or of `StackedConfig`, if only it has them.
             seed: of the weights.
 
         Raises:
@@ -105,7 +105,7 @@ class AgentPolicy:
             "frame_size": (height, width),
             "image_channels": channels,
         }
-        return cls.create(AgentConfig(env, from_json(ActorCriticConfig, {**known, **sizes}, "agent")), seed)
+        return cls.create(from_json(AgentConfig, {"env": env, "actor_critic": {**known, **sizes}}, "agent"), seed)
 
     def begin(self, num_envs: int, seed: int) -> _State:
         """The rows' random streams, and nothing remembered."""

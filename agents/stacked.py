@@ -13,14 +13,14 @@ from .actor_critic import Judgement, check_sizes
 
 @dataclass(frozen=True)
 class StackedConfig:
-    """Architecture; 623,205 parameters with 4 actions."""
+    """Architecture; 595,525 parameters with 4 actions."""
 
     num_actions: int
     frame_size: tuple[int, int] = (64, 64)
     image_channels: int = 3
     num_frames: int = 4
     """Seen at a time, the current one among them."""
-    channels: tuple[int, ...] = (32, 64, 64, 64)
+    channels: tuple[int, ...] = (32, 32, 64, 64)
     """Width of each convolution; each halves the frame."""
     hidden_size: int = 512
     """Of the layer that both heads stand on."""
@@ -42,6 +42,8 @@ class StackedActorCritic(nn.Module):
     It is trained and played as `gym_dream.agents.ActorCritic` is, costs a tenth of that, and in a game whose state the
     last frames show it need not learn what to remember.
     """
+
+    recurrent = False
 
     def __init__(self, config: StackedConfig) -> None:
         """Fresh weights from PyTorch's global generator; at the start all actions are as likely, all values zero."""
@@ -74,7 +76,8 @@ class StackedActorCritic(nn.Module):
             memory: of what came before.
         """
         stack = torch.cat([memory.frames, frames[:, None]], dim=1)
-        pixels = stack.permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 127.5 - 1
+        # From 0, not -1: what is black, most of an Atari game, should say nothing.
+        pixels = stack.permute(0, 1, 4, 2, 3).flatten(1, 2).float() / 255
         hidden = torch.relu(self.hidden(self.encoder(pixels)))
         return Judgement(self.actor_linear(hidden), self.critic_linear(hidden)[:, 0], Seen(stack[:, 1:]))
 

@@ -192,9 +192,9 @@ def test_help_of_train_states_what_each_preset_does(capsys: pytest.CaptureFixtur
     laptop = LOOPS["laptop"].schedule
     assert (laptop.first_steps, laptop.most_first_steps, laptop.steps) == (4_000, 8_000, 500)
     assert "4,000 to 8,000 real steps, then 500 an epoch up to 20,000" in text
-    assert (laptop.world_model_updates, laptop.agent_updates) == (100, 60)
-    assert (laptop.first_world_model_updates, laptop.first_agent_updates) == (1_500, 200)
-    assert "100 updates of the world model and 60 of the agent an epoch (1,500 and 200 in the first)" in text
+    assert (laptop.world_model_updates, laptop.agent_updates) == (100, 30)
+    assert (laptop.first_world_model_updates, laptop.first_agent_updates) == (1_500, 100)
+    assert "100 updates of the world model and 30 of the agent, by PPO, an epoch (1,500 and 100 in the first)" in text
     paper = LOOPS["diamond-100k"].schedule
     assert (paper.first_steps, paper.most_first_steps, paper.steps) == (5_000, 10_000, 100)
     assert "5,000 to 10,000 real steps, then 100 an epoch up to 100,000" in text

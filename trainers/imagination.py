@@ -8,7 +8,7 @@ device of the dreams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +18,6 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gym_dream.dream import DreamReset, DreamStep, named_tensors, put_rows, with_tensors
-from gym_dream.dynamics import ContextTensors
 
 from .learner import Learner
 from .processes import Processes
@@ -39,9 +38,10 @@ class ImaginationConfig:
     value_weight: float = 1.0
     """Of the value's squared error."""
     epochs: int = 1
-    """Times that a rollout is learnt from. If more than once, or in pieces, it is by PPO's clipped objective."""
+    """Times that a rollout is learnt from. More than once, or in pieces, it is by PPO's clipped objective, for agents
+    without recurrence."""
     minibatches: int = 1
-    """Pieces of a rollout, each of some of the dreams, that make an update each."""
+    """Pieces of a rollout, each of some of its steps, that are learnt from one after the other."""
     clip: float = 0.2
     """Of PPO: how far an action's probability may move, as a share, before the objective no longer pays for it."""
     learning_rate: float = 1e-4
@@ -72,6 +72,9 @@ class Agent(Protocol):
 
     A memory is a NamedTuple or dataclass of tensors with the batch first.
     """
+
+    recurrent: bool
+    """Its memory depends on its weights, so that after an update it would have remembered otherwise."""
 
     def __call__(self, frames: Tensor, memory: Any) -> tuple[Tensor, Tensor, Any]:
         """Logits of actions float32 (B, A), value float32 (B,) and memory, having seen frames uint8 (B, H, W, C)."""
@@ -187,12 +190,12 @@ def proximal_loss(
     """PPO's clipped objective (Schulman et al. 2017, equation 7) in place of REINFORCE's, the rest as in `agent_loss`.
 
     Args:
-        logits: float32 (B, T, A) of the policy as it is now.
-        actions: int64 (B, T), taken.
-        values: float32 (B, T) of the frames that were acted on, as they are judged now.
-        returns: float32 (B, T).
-        log_probs: float32 (B, T), of the actions when they were taken.
-        advantages: float32 (B, T), returns less the values of that time; they are standardised.
+        logits: float32 (N, A) of the policy as it is now.
+        actions: int64 (N,), taken.
+        values: float32 (N,) of the frames that were acted on, as they are judged now.
+        returns: float32 (N,).
+        log_probs: float32 (N,), of the actions when they were taken.
+        advantages: float32 (N,), returns less the values of that time; they are standardised.
         clip: see `ImaginationConfig`.
         entropy_weight: of the bonus.
         value_weight: of the squared error.
@@ -230,20 +233,10 @@ class _Position(NamedTuple):
     """float64 (3,), number, summed return and summed length of the episodes that ended since it was last asked for."""
 
 
-class _Beginning(NamedTuple):
-    """Episodes that were begun before a step of a rollout."""
-
-    step: int
-    ended: Tensor
-    """bool (B,), which; as many as there are contexts."""
-    context: ContextTensors
-
-
 class _Rollout(NamedTuple):
     """T steps of B episodes."""
 
-    memory: Any  # at the beginning, without gradient history
-    beginnings: tuple[_Beginning, ...]
+    memories: Any  # tensors (B, T, …), before the frames were seen; None unless they are learnt from again
     frames: Tensor  # uint8 (B, T, H, W, C), acted on
     logits: Tensor  # float32 (B, T, A)
     values: Tensor  # float32 (B, T), of the frames acted on
@@ -280,7 +273,15 @@ class Imagination:
             config: how it is trained.
             seed: of the actions; of several processes, each has one of its own.
             processes: those that train the agent together, each in as many dreams.
+
+        Raises:
+            ValueError: it is to learn by PPO and is recurrent.
         """
+        if config.proximal and agent.recurrent:
+            raise ValueError(
+                "epochs and minibatches above 1, PPO, are for agents without recurrence, such as "
+                "gym_dream.agents.StackedActorCritic; got one whose memories change with its weights."
+            )
         self.agent, self.world, self.config, self.seed, self.processes = agent, world, config, seed, processes
         self.step = 0
         # Agents are modules, which a protocol cannot say. They act by the weights as they are: no averages.
@@ -372,52 +373,37 @@ class Imagination:
         """PPO's, a minibatch after the other, each by the agent as it is when its turn comes."""
         config = self.config
         log_probs = _taken(rollout.logits.log_softmax(dim=-1), rollout.actions)
-        advantages = returns - rollout.values
+        columns = (rollout.frames, rollout.actions, returns, log_probs, returns - rollout.values)
         for _ in range(config.epochs):
-            order = torch.randperm(len(returns), generator=generator, device=returns.device)
-            for rows in order.tensor_split(config.minibatches):
-                logits, values = self._judge_again(rollout, rows)
+            order = torch.randperm(returns.numel(), generator=generator, device=returns.device)
+            for steps in order.tensor_split(config.minibatches):
+                frames, actions, aims, before, advantages = (column.flatten(0, 1)[steps] for column in columns)
+                memory = _changed(rollout.memories, lambda tensor, steps=steps: tensor.flatten(0, 1)[steps])  # type: ignore[misc]
+                logits, values, _ = self.agent(frames, memory)
                 yield proximal_loss(
                     logits,
-                    rollout.actions[rows],
+                    actions,
                     values,
-                    returns[rows],
-                    log_probs[rows],
-                    advantages[rows],
+                    aims,
+                    before,
+                    advantages,
                     config.clip,
                     config.entropy_weight,
                     config.value_weight,
                 )
-
-    def _judge_again(self, rollout: _Rollout, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float32 (k, T, A) and values (k, T) of k episodes, by the agent as it is now."""
-        memory = _changed(rollout.memory, lambda tensor: tensor[rows])
-        beginnings = {beginning.step: beginning for beginning in rollout.beginnings}
-        columns = []
-        for t, frames in enumerate(rollout.frames[rows].unbind(1)):
-            if t in beginnings:
-                ended, context = beginnings[t].ended, beginnings[t].context
-                # Contexts stand in the order of what ended: which of them are those of our rows, in our order?
-                ours = ended[rows]
-                chosen = (ended.cumsum(0) - 1)[rows[ours]]
-                if len(chosen):
-                    memory = self._caught_up(ours, memory, context.frames[chosen], context.real[chosen])
-            logits, value, memory = self.agent(frames, memory)
-            columns.append((logits, value))
-        logits, values = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
-        return logits, values
 
     def _roll_out(self, position: _Position, generator: torch.Generator) -> _Rollout:
         """Act for a rollout, from where the last one ended."""
         memory, over = position.memory, bool(position.ended.any())
         ended = position.ended
         columns: list[tuple[Tensor, ...]] = []
-        beginnings: list[_Beginning] = []
+        memories = []
         for t in range(self.config.rollout):
             if over:  # begun only here, not after the step, so that gradients always run through catching up
                 context = self.world.reset(ended).context
-                memory = self._caught_up(ended, memory, context.frames, context.real)
-                beginnings.append(_Beginning(t, ended, context))
+                caught_up = self.agent.burn_in(context.frames[:, :-1], context.real[:, :-1])
+                memory = put_rows(memory, ended.nonzero()[:, 0], caught_up)
+            memories.append(memory)
             frames = self._frames()
             logits, value, memory = self.agent(frames, memory)
             # The largest of logits with Gumbel noise is a draw from their distribution, and waits for no device.
@@ -432,7 +418,7 @@ class Imagination:
             next_value = self._value(memory) if seen_now else torch.zeros_like(value)
             columns.append((frames, logits, value, action, step.reward, step.terminated, step.truncated, next_value))
         stacked = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
-        rollout = _Rollout(position.memory, tuple(beginnings), *stacked)
+        rollout = _Rollout(_stacked(memories) if self.config.proximal else None, *stacked)
         ends = rollout.terminated | rollout.truncated
         values_after = torch.cat([rollout.values[:, 1:].detach(), rollout.next_values[:, -1:]], dim=1)
         running, finished = _tally(position.running, position.finished, rollout.rewards.sign(), ends)
@@ -443,10 +429,6 @@ class Imagination:
         """Begin all episodes."""
         context = self.world.reset().context
         return _beginning(self.agent.burn_in(context.frames[:, :-1], context.real[:, :-1]), context.frames)
-
-    def _caught_up(self, ended: Tensor, memory: Any, frames: Tensor, real: Tensor) -> Any:
-        """The memory, in the rows that ended of what came before the new frames, the last of their contexts."""
-        return put_rows(memory, ended.nonzero()[:, 0], self.agent.burn_in(frames[:, :-1], real[:, :-1]))
 
     @torch.no_grad()
     def _value(self, memory: Any) -> Tensor:
@@ -482,6 +464,13 @@ def _tally(running: Tensor, finished: Tensor, rewards: Tensor, ends: Tensor) -> 
 def _changed(memory: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A memory with each of its tensors changed."""
     return with_tensors(memory, "memory", {name: change(tensor) for name, tensor in named_tensors(memory, "memory")})
+
+
+def _stacked(memories: Sequence[Any]) -> Any:
+    """Memories of T steps as one of tensors (B, T, …)."""
+    named = [dict(named_tensors(memory, "memory")) for memory in memories]
+    tensors = {name: torch.stack([step[name] for step in named], dim=1) for name in named[0]}
+    return with_tensors(memories[0], "memory", tensors)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

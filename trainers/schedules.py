@@ -172,6 +172,20 @@ def _smoke(env: dict[str, Any]) -> WorldModelConfig:
     )
 
 
+# Where dreams are dear, learn from each several times.
+PPO = ImaginationConfig(
+    rollout=16,
+    gamma=0.99,
+    entropy_weight=0.01,
+    value_weight=0.5,
+    epochs=4,
+    minibatches=2,
+    clip=0.1,
+    learning_rate=2.5e-4,
+    warmup=1,
+    max_grad_norm=0.5,
+)
+
 LOOPS = {
     "diamond-100k": LoopPreset(
         "the paper's networks and schedule: 4.4M + 5.9M + 3.2M parameters, 100,000 real steps; days on one GPU",
@@ -181,7 +195,7 @@ LOOPS = {
         Schedule(),
     ),
     "laptop": LoopPreset(
-        "2.3M + 1.2M + 0.8M parameters, 20,000 real steps, 8 dreams of two denoising steps; hours on two CPU cores",
+        "2.3M + 1.2M + 0.6M parameters, 20,000 real steps, PPO in 16 dreams of 2 denoising steps; hours on 2 CPU cores",
         _small_two_steps,
         replace(PRESETS["small"].training, cooldown=0.0, learning_rate=6e-4, warmup_steps=50, reward_interval=1),
         Schedule(
@@ -191,17 +205,17 @@ LOOPS = {
             total_steps=20_000,
             first_world_model_updates=1_500,
             world_model_updates=100,
-            first_agent_updates=200,
-            agent_updates=60,
+            first_agent_updates=100,
+            agent_updates=30,
             extra_epochs=0,
             test_every=4,
             test_games=8,
             final_games=50,
             max_game_steps=3_000,
         ),
-        agent={"channels": (16, 32, 32, 32), "lstm_size": 256},
-        imagination=ImaginationConfig(learning_rate=3e-4, entropy_weight=0.003),
-        num_dreams=8,
+        agent={"num_frames": 4, "hidden_size": 512},
+        imagination=PPO,
+        num_dreams=16,
     ),
     "smoke": LoopPreset(
         "tiny networks that learn next to nothing, 600 real steps: does everything run? Minutes on two CPU cores",
