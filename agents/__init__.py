@@ -1,7 +1,7 @@
 """Learned policies."""
 
 from .actor_critic import ActorCritic, ActorCriticConfig
-from .policy import AgentConfig, AgentPolicy, load_agent, make_network
+from .policy import AgentConfig, AgentPolicy, load_agent
 from .stacked import StackedActorCritic, StackedConfig
 
 __all__ = [
@@ -12,5 +12,4 @@ __all__ = [
     "StackedActorCritic",
     "StackedConfig",
     "load_agent",
-    "make_network",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,39 +24,28 @@ class ActorCriticConfig:
     lstm_size: int = 512
 
     def __post_init__(self) -> None:
-        check_sizes(self, ("num_actions", "image_channels", "lstm_size"))
+        counts = {name: getattr(self, name) for name in ("num_actions", "image_channels", "lstm_size")}
+        check_sizes(self.frame_size, self.channels, **counts)
 
 
-class Sizes(Protocol):
-    """What all agents' architectures have."""
-
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width."""
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Of the residual blocks."""
-
-
-def check_sizes(config: Sizes, counts: Sequence[str]) -> None:
-    """See that an architecture can be.
+def check_sizes(frame_size: tuple[int, int], channels: Sequence[int], **counts: int) -> None:
+    """See that an agent's architecture can be.
 
     Args:
-        config: it.
-        counts: its fields that are at least 1.
+        frame_size: height and width.
+        channels: widths of what halves the frame each.
+        **counts: sizes that are at least 1, by their names.
 
     Raises:
         ValueError: it cannot.
     """
-    for name in counts:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}.")
-    channels = config.channels
-    if not channels or min(channels) < 1 or min(config.frame_size) < 2 ** len(channels):
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}.")
+    if not channels or min(channels) < 1 or min(frame_size) < 2 ** len(channels):
         raise ValueError(
-            f"channels: expected at least one width, each at least 1, and one halving of the {config.frame_size} "
-            f"frame a width, got {channels}."
+            f"channels: expected at least one width, each at least 1, and one halving of the {frame_size} frame a "
+            f"width, got {channels}."
         )
 
 
@@ -90,19 +79,17 @@ class _Block(nn.Module):
         return self.skip_projection(x) + self.f(x)
 
 
-class Encoder(nn.Module):
+class _Encoder(nn.Module):
     """Frames (B, C, H, W) to features (B, channels[-1] * H' * W'), with H and W halved by each block."""
 
-    def __init__(self, image_channels: int, channels: Sequence[int]) -> None:
-        """Fresh weights."""
+    def __init__(self, config: ActorCriticConfig) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv3x3(image_channels, channels[0])]
-        for width, above in zip(channels, (channels[0], *channels), strict=False):
+        layers: list[nn.Module] = [conv3x3(config.image_channels, config.channels[0])]
+        for width, above in zip(config.channels, (config.channels[0], *config.channels), strict=False):
             layers += [_Block(above, width), nn.MaxPool2d(2)]
         self.encoder = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Look at frames, float32 in [-1, 1]."""
         return self.encoder(x).flatten(1)
 
 
@@ -120,7 +107,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.config = config
         height, width = (side // 2 ** len(config.channels) for side in config.frame_size)
-        self.encoder = Encoder(config.image_channels, config.channels)
+        self.encoder = _Encoder(config)
         self.lstm = nn.LSTMCell(config.channels[-1] * height * width, config.lstm_size)
         self.critic_linear = nn.Linear(config.lstm_size, 1)
         self.actor_linear = nn.Linear(config.lstm_size, config.num_actions)

@@ -26,7 +26,8 @@ class StackedConfig:
     """Of the layer that both heads stand on."""
 
     def __post_init__(self) -> None:
-        check_sizes(self, ("num_actions", "image_channels", "num_frames", "hidden_size"))
+        counts = {n: getattr(self, n) for n in ("num_actions", "image_channels", "num_frames", "hidden_size")}
+        check_sizes(self.frame_size, self.channels, **counts)
 
 
 class Seen(NamedTuple):
@@ -39,8 +40,8 @@ class Seen(NamedTuple):
 class StackedActorCritic(nn.Module):
     """The network: convolutions of 3x3 pixels on stacked frames, a layer, two heads, as PPO is commonly given.
 
-    It is trained and played as `gym_dream.agents.ActorCritic` is, costs a tenth of that, and in a game whose state the
-    last frames show it need not learn what to remember.
+    It is trained and played as `gym_dream.agents.ActorCritic` is, takes about an eighth of that one's arithmetic, and
+    in a game whose state the last frames show it need not learn what to remember.
     """
 
     recurrent = False

@@ -1,19 +1,20 @@
-"""The agent that comes with gym_dream, trained in a dream or in the real game and then judged in the real one.
+"""An agent that comes with gym_dream, trained in a dream or in the real game and then judged in the real one.
 
     python examples/dream_agent.py                                  # trains in the Breakout dream that ships
     python examples/dream_agent.py --world real                     # the control: the same in the game itself
     python examples/dream_agent.py --minutes 120 --resume           # goes on with the run, up to two hours in all
+    python examples/dream_agent.py --agent recurrent                # DIAMOND's agent and its way of learning
 
-An actor-critic with an LSTM learns by policy gradient from dreams that begin anywhere in recorded play. The run folder
-gets the agent, which `gym-dream demo --policy agent:FOLDER` then plays, and the learning curve, curve.json and
-curve.png. Printed is the return of a life in dream and real game beside that of random play.
+An actor-critic learns by policy gradient from dreams that begin anywhere in recorded play. The run folder gets the
+agent, which `gym-dream demo --policy agent:FOLDER` then plays, and the learning curve, curve.json and curve.png.
+Printed is the return of a life in dream and real game beside that of random play.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ import tyro
 
 from gym_dream import Dream, WorldModel, real
 from gym_dream.agents import ActorCriticConfig, AgentConfig, AgentPolicy, StackedConfig
+from gym_dream.configuration import from_json, to_json
 from gym_dream.data import ContextSampler, EpisodeStore, start_contexts
 from gym_dream.dream import ContextSource
 from gym_dream.evaluation import evaluate_policy, score_lines
@@ -33,18 +35,20 @@ from gym_dream.trainers.imagination import ImaginationConfig, World
 from gym_dream.trainers.vector_world import VectorEnvWorld
 from gym_dream.world_model import resolve_device
 
-LEARNING = ImaginationConfig(
+PPO = ImaginationConfig(
     rollout=32,
     gamma=0.99,
     entropy_weight=0.01,
     value_weight=0.5,
-    epochs=3,
-    minibatches=4,
     clip=0.1,
-    learning_rate=3e-4,
-    warmup=1,
+    epochs=4,
+    minibatches=8,
+    learning_rate=2.5e-4,
+    warmup=0,
     max_grad_norm=0.5,
 )
+REINFORCE = ImaginationConfig(learning_rate=3e-4, entropy_weight=0.003)
+AGENTS = {"stacked": (StackedConfig, PPO), "recurrent": (ActorCriticConfig, REINFORCE)}
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,11 @@ class Args:
     denoising_steps: int | None = None
     """passes of the denoiser a frame, if not the model's own setting"""
     agent: Literal["stacked", "recurrent"] = "stacked"
-    """a CNN that sees the last four frames, or DIAMOND's, which sees one and has an LSTM"""
-    learning: ImaginationConfig = LEARNING
-    """how it learns; by the defaults, PPO"""
+    """a CNN that sees the last four frames and learns by PPO, or DIAMOND's, which sees one frame, has an LSTM and
+    learns by REINFORCE"""
+    learning: dict[str, int | float] = field(default_factory=dict)
+    """settings of its learning that differ from PPO or REINFORCE above, e.g. --learning rollout 64 learning_rate 1e-4;
+    they are the fields of gym_dream.trainers.imagination.ImaginationConfig"""
     lives: int = 200
     """to judge by at the end, in the real game"""
     dream_lives: int = 24
@@ -145,8 +151,8 @@ def main(args: Args) -> None:
     model = WorldModel.load(args.model)
     env, world = model.config.env, make_world(args, model)
     height, width, channels = env["frame_shape"]
-    network = StackedConfig if args.agent == "stacked" else ActorCriticConfig
-    sizes = network(len(env["action_meanings"]), (height, width), channels)
+    architecture, learning = AGENTS[args.agent]
+    sizes = architecture(len(env["action_meanings"]), (height, width), channels)
     policy = AgentPolicy.create(AgentConfig(env, sizes), args.seed)
     policy.network.to(resolve_device(args.device))
 
@@ -156,25 +162,16 @@ def main(args: Args) -> None:
 
     told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(args).items()}
     told["games"] = 0 if args.data is None else len(EpisodeStore(args.data))  # a run is of the games that there were
-    may_change = (
-        "learning",
-        "out",
-        "minutes",
-        "updates",
-        "resume",
-        "lives",
-        "dream_lives",
-        "device",
-        "compile",
-        "checkpoint_minutes",
-    )
+    # How it learns stands beside what it is; all else may change.
+    apart = {"learning", "out", "minutes", "updates", "resume", "lives", "dream_lives", "device", "compile"}
+    apart |= {"checkpoint_minutes"}
     folder = train_agent(
         policy.network,
         world,
         args.out,
         save=policy.save,
-        setup={name: value for name, value in told.items() if name not in may_change},
-        settings=args.learning,
+        setup={name: value for name, value in told.items() if name not in apart},
+        settings=from_json(ImaginationConfig, to_json(learning) | args.learning, "--learning"),
         updates=args.updates,
         minutes=args.minutes if args.updates is None else None,
         seed=args.seed,

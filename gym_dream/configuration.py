@@ -21,7 +21,7 @@ def from_json(cls: type[T], values: Any, where: str) -> T:
 
     Args:
         cls: a dataclass whose fields are numbers, strings, booleans, tuples of these, dicts or such dataclasses. Where
-            one may be either of several dataclasses, it is the first that knows all the fields given.
+            one may be either of several dataclasses, it is the first that knows most of the fields given.
         values: the parsed JSON.
         where: what is being read, for error messages, such as "config.json: denoiser".
 
@@ -53,8 +53,8 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         given = set(value) if isinstance(value, Mapping) else set()
-        knows = (one for one in arguments if given <= {field.name for field in dataclasses.fields(one)})
-        return from_json(next(knows, arguments[0]), value, where)
+        known = [{field.name for field in dataclasses.fields(one)} for one in arguments]
+        return from_json(max(zip(arguments, known, strict=True), key=lambda o: len(given & o[1]))[0], value, where)
     if origin is tuple and isinstance(value, (list, tuple)):
         variable = len(arguments) == 2 and arguments[1] is Ellipsis
         if not variable and len(arguments) != len(value):

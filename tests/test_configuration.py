@@ -60,6 +60,8 @@ def test_of_several_dataclasses_it_is_the_one_that_knows_the_fields():
     for wrong in ({"rate": 0.5, "depth": 2}, {}, 3):
         with pytest.raises(ValueError, match="c: part: "):
             from_json(Either, {"part": wrong}, "c")
+    with pytest.raises(ValueError, match=r"unknown 'deep'\. Known are 'depth'\."):
+        from_json(Either, {"part": {"depth": 2, "deep": 3}}, "c")
 
 
 def test_whole_numbers_are_fine_where_fractions_are_expected():

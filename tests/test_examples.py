@@ -255,17 +255,29 @@ def test_torchrl_dream(world: str, model: Path) -> None:
     assert_scores(printed, "TorchRL", most_steps=10)
 
 
-@pytest.mark.parametrize("world", ["dream", pytest.param("real", marks=pytest.mark.slow)])
-def test_dream_agent(world: str, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("world", "agent"),
+    [("dream", "stacked"), ("dream", "recurrent"), pytest.param("real", "stacked", marks=pytest.mark.slow)],
+)
+def test_dream_agent(world: str, agent: str, model: Path, tmp_path: Path) -> None:
     """Two runs, of which the second goes on with the first."""
     out = tmp_path / "run"
     settings = {"num-envs": 2, "curve-lives": 2, "curve-every": 1, "max-life": 10, "reset-from": "start"}
-    settings |= {"lives": 3, "dream-lives": 2, "world": world, "model": model, "out": out, "device": "cpu"}
+    settings |= {
+        "lives": 3,
+        "dream-lives": 2,
+        "world": world,
+        "model": model,
+        "out": out,
+        "device": "cpu",
+        "agent": agent,
+    }
     if world == "dream":
         games = EpisodeStore(tmp_path / "data")
         games.add(made_up_episode(SPEC, seed=0))
         settings |= {"data": games.folder}
     for more in (["--updates=1"], ["--updates=2", "--resume"]):
+        more += ["--learning", "rollout", "8"]
         assert_scores(run("dream_agent.py", settings, *more), "agent", most_steps=10)
     curve = json.loads((out / "curve.json").read_text())
     assert [point["update"] for point in curve] == [0, 1, 2]

@@ -22,7 +22,7 @@ from gym_dream.data.game import RecordedGame
 from gym_dream.policy import RandomPolicy
 from gym_dream.trainers import outer_loop
 from gym_dream.trainers.checkpoint import NAME, load_checkpoint
-from gym_dream.trainers.imagination import Imagination
+from gym_dream.trainers.imagination import Imagination, ImaginationConfig
 from gym_dream.trainers.outer_loop import stored_config, train
 from gym_dream.trainers.processes import Processes
 from gym_dream.trainers.recorder import Recorder
@@ -177,6 +177,19 @@ def test_a_run_stopped_by_ctrl_c_goes_on_as_if_never_stopped(finished, tmp_path,
     same(out, finished)
     run(out, resume=True)  # once more, with nothing left to do
     same(out, finished)
+
+
+def test_so_does_one_whose_agent_learns_by_ppo(tmp_path, monkeypatch):
+    learning = ImaginationConfig(rollout=5, clip=0.1, epochs=2, minibatches=2)
+    sizes = {"num_frames": 3, "channels": (4,), "hidden_size": 6}
+    schedule = replace(CONFIG.schedule, total_steps=45, extra_epochs=0)
+    config = replace(CONFIG, agent=sizes, imagination=learning, schedule=schedule)
+    run(tmp_path / "whole", config)
+    with monkeypatch.context() as patch:
+        ctrl_c_at(patch, Imagination, "update", 5, lambda: signal.raise_signal(signal.SIGINT))
+        run(tmp_path / "run", config)
+    run(tmp_path / "run", config, resume=True)
+    same(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)], ids=lambda kills: f"{kills} kills")
@@ -361,6 +374,7 @@ def test_a_presets_run_is_written_down_whole():
         config = preset.config(name, tiny.ENV | {"frame_shape": [64, 64, 3]}, seed=1)
         policy = AgentPolicy.of_size(config.world_model.env, config.agent, 0)
         assert policy.config.actor_critic.num_actions == 4
+        assert config.imagination.proximal is not policy.network.recurrent
     assert (
         sum(p.numel() for p in AgentPolicy.of_size(tiny.ENV | {"frame_shape": [64, 64, 3]}, {}, 0).network.parameters())
         == 3_229_637

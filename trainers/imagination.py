@@ -28,7 +28,7 @@ class ImaginationConfig:
     """How an agent is trained. The defaults are DIAMOND's, with 32 dreams of 15 steps."""
 
     rollout: int = 15
-    """Steps between updates, and through which gradients run."""
+    """Steps between updates, through which REINFORCE's gradients run."""
     gamma: float = 0.985
     """Discount factor."""
     lambda_: float = 0.95
@@ -37,13 +37,13 @@ class ImaginationConfig:
     """Of the bonus for acting at random."""
     value_weight: float = 1.0
     """Of the value's squared error."""
+    clip: float = 0.0
+    """0: REINFORCE, which learns from a rollout once. Above: PPO, for agents without recurrence, and how far an
+    action's probability may move, as a share, before the objective no longer pays for it."""
     epochs: int = 1
-    """Times that a rollout is learnt from. More than once, or in pieces, it is by PPO's clipped objective, for agents
-    without recurrence."""
+    """Of PPO: times that a rollout is learnt from."""
     minibatches: int = 1
-    """Pieces of a rollout, each of some of its steps, that are learnt from one after the other."""
-    clip: float = 0.2
-    """Of PPO: how far an action's probability may move, as a share, before the objective no longer pays for it."""
+    """Of PPO: pieces of a rollout, each of some of its steps, that are learnt from one after the other."""
     learning_rate: float = 1e-4
     warmup: int = 100
     """Updates over which the learning rate rises linearly."""
@@ -54,17 +54,22 @@ class ImaginationConfig:
             raise ValueError(f"Expected rollout >= 1 and warmup >= 0, got {self.rollout} and {self.warmup}.")
         if not (0 <= self.gamma <= 1 and 0 <= self.lambda_ <= 1):
             raise ValueError(f"gamma and lambda_: expected from 0 to 1, got {self.gamma} and {self.lambda_}.")
-        for name in ("learning_rate", "max_grad_norm", "clip"):
+        for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}.")
-        for name, least in {"entropy_weight": 0, "value_weight": 0, "epochs": 1, "minibatches": 1}.items():
+        for name, least in {"entropy_weight": 0, "value_weight": 0, "clip": 0, "epochs": 1, "minibatches": 1}.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}.")
+        if not self.proximal and (self.epochs > 1 or self.minibatches > 1):
+            raise ValueError(
+                f"epochs and minibatches, {self.epochs} and {self.minibatches}, are PPO's, which needs a clip above 0, "
+                "such as 0.1; REINFORCE learns from a rollout once."
+            )
 
     @property
     def proximal(self) -> bool:
         """Whether the agent learns by PPO."""
-        return self.epochs > 1 or self.minibatches > 1
+        return self.clip > 0
 
 
 class Agent(Protocol):
@@ -74,7 +79,7 @@ class Agent(Protocol):
     """
 
     recurrent: bool
-    """Its memory depends on its weights, so that after an update it would have remembered otherwise."""
+    """Its memory depends on its weights, so that after an update it would have remembered otherwise; not for PPO."""
 
     def __call__(self, frames: Tensor, memory: Any) -> tuple[Tensor, Tensor, Any]:
         """Logits of actions float32 (B, A), value float32 (B,) and memory, having seen frames uint8 (B, H, W, C)."""
@@ -153,12 +158,7 @@ class AgentLoss(NamedTuple):
 
 
 def agent_loss(
-    logits: Tensor,
-    actions: Tensor,
-    values: Tensor,
-    returns: Tensor,
-    entropy_weight: float,
-    value_weight: float = 1.0,
+    logits: Tensor, actions: Tensor, values: Tensor, returns: Tensor, config: ImaginationConfig
 ) -> AgentLoss:
     """REINFORCE with the value as baseline, squared error of the value, entropy bonus; means over all steps.
 
@@ -167,13 +167,12 @@ def agent_loss(
         actions: int64 (B, T), taken.
         values: float32 (B, T) of the frames that were acted on.
         returns: float32 (B, T), as from `lambda_returns`; no gradient runs through them.
-        entropy_weight: of the bonus.
-        value_weight: of the squared error.
+        config: weighs the parts.
     """
     log_policy = logits.log_softmax(dim=-1)
     returns = returns.detach()
     policy = -(_taken(log_policy, actions) * (returns - values.detach())).mean()
-    return _agent_loss(policy, log_policy, values, returns, entropy_weight, value_weight)
+    return _agent_loss(policy, log_policy, values, returns, config)
 
 
 def proximal_loss(
@@ -183,9 +182,7 @@ def proximal_loss(
     returns: Tensor,
     log_probs: Tensor,
     advantages: Tensor,
-    clip: float,
-    entropy_weight: float,
-    value_weight: float = 1.0,
+    config: ImaginationConfig,
 ) -> AgentLoss:
     """PPO's clipped objective (Schulman et al. 2017, equation 7) in place of REINFORCE's, the rest as in `agent_loss`.
 
@@ -196,23 +193,22 @@ def proximal_loss(
         returns: float32 (N,).
         log_probs: float32 (N,), of the actions when they were taken.
         advantages: float32 (N,), returns less the values of that time; they are standardised.
-        clip: see `ImaginationConfig`.
-        entropy_weight: of the bonus.
-        value_weight: of the squared error.
+        config: says where to clip, and weighs the parts.
     """
     log_policy = logits.log_softmax(dim=-1)
     ratio = (_taken(log_policy, actions) - log_probs).exp()
     weight = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    policy = -torch.min(ratio * weight, ratio.clamp(1 - clip, 1 + clip) * weight).mean()
-    return _agent_loss(policy, log_policy, values, returns, entropy_weight, value_weight)
+    policy = -torch.min(ratio * weight, ratio.clamp(1 - config.clip, 1 + config.clip) * weight).mean()
+    return _agent_loss(policy, log_policy, values, returns, config)
 
 
 def _agent_loss(
-    policy: Tensor, log_policy: Tensor, values: Tensor, returns: Tensor, entropy_weight: float, value_weight: float
+    policy: Tensor, log_policy: Tensor, values: Tensor, returns: Tensor, config: ImaginationConfig
 ) -> AgentLoss:
     value = F.mse_loss(values, returns)
     entropy = -(log_policy.exp() * log_policy).sum(dim=-1).mean()
-    return AgentLoss(policy + value_weight * value - entropy_weight * entropy, policy, value, entropy)
+    total = policy + config.value_weight * value - config.entropy_weight * entropy
+    return AgentLoss(total, policy, value, entropy)
 
 
 def _taken(log_policy: Tensor, actions: Tensor) -> Tensor:
@@ -250,8 +246,9 @@ class _Rollout(NamedTuple):
 class Imagination:
     """An agent in training: it, its optimiser, where it is in its world, and the number of updates so far.
 
-    The actions of update i are drawn from a generator seeded with (seed, i), and a dream has random streams of its own,
-    so with the `tensors` and the number of updates a run goes on as if never stopped; on a CPU to the bit.
+    The actions and minibatches of update i are drawn from a generator seeded with (seed, i), and a dream has random
+    streams of its own, so with the `tensors` and the number of updates a run goes on as if never stopped; on a CPU to
+    the bit.
 
     Attributes:
         step: updates done.
@@ -272,15 +269,15 @@ class Imagination:
             world: what it acts in; of several processes, each has dreams of its own.
             config: how it is trained.
             seed: of the actions; of several processes, each has one of its own.
-            processes: those that train the agent together, each in as many dreams.
+            processes: those that train the agent together. What each learns from its own dreams counts alike.
 
         Raises:
             ValueError: it is to learn by PPO and is recurrent.
         """
         if config.proximal and agent.recurrent:
             raise ValueError(
-                "epochs and minibatches above 1, PPO, are for agents without recurrence, such as "
-                "gym_dream.agents.StackedActorCritic; got one whose memories change with its weights."
+                "A clip above 0, PPO, is for agents without recurrence, such as gym_dream.agents.StackedActorCritic; "
+                "got one whose memories change with its weights."
             )
         self.agent, self.world, self.config, self.seed, self.processes = agent, world, config, seed, processes
         self.step = 0
@@ -364,33 +361,25 @@ class Imagination:
 
     def _loss(self, rollout: _Rollout, returns: Tensor) -> Iterator[AgentLoss]:
         """REINFORCE's, once, by the gradients of acting itself."""
-        config = self.config
-        yield agent_loss(
-            rollout.logits, rollout.actions, rollout.values, returns, config.entropy_weight, config.value_weight
-        )
+        yield agent_loss(rollout.logits, rollout.actions, rollout.values, returns, self.config)
 
     def _proximal_losses(self, rollout: _Rollout, returns: Tensor, generator: torch.Generator) -> Iterator[AgentLoss]:
         """PPO's, a minibatch after the other, each by the agent as it is when its turn comes."""
         config = self.config
         log_probs = _taken(rollout.logits.log_softmax(dim=-1), rollout.actions)
         columns = (rollout.frames, rollout.actions, returns, log_probs, returns - rollout.values)
+        if returns.numel() < 2 * config.minibatches:  # of a single step nothing can be standardised
+            raise ValueError(
+                f"minibatches: {config.minibatches} of at least 2 steps each cannot be made of {returns.numel()}, "
+                f"those of {len(returns)} episodes and a rollout of {returns.shape[1]}. Take fewer or longer rollouts."
+            )
         for _ in range(config.epochs):
             order = torch.randperm(returns.numel(), generator=generator, device=returns.device)
             for steps in order.tensor_split(config.minibatches):
                 frames, actions, aims, before, advantages = (column.flatten(0, 1)[steps] for column in columns)
                 memory = _changed(rollout.memories, lambda tensor, steps=steps: tensor.flatten(0, 1)[steps])  # type: ignore[misc]
                 logits, values, _ = self.agent(frames, memory)
-                yield proximal_loss(
-                    logits,
-                    actions,
-                    values,
-                    aims,
-                    before,
-                    advantages,
-                    config.clip,
-                    config.entropy_weight,
-                    config.value_weight,
-                )
+                yield proximal_loss(logits, actions, values, aims, before, advantages, config)
 
     def _roll_out(self, position: _Position, generator: torch.Generator) -> _Rollout:
         """Act for a rollout, from where the last one ended."""
@@ -441,7 +430,7 @@ class Imagination:
         return frames
 
     def _generator(self, device: torch.device) -> torch.Generator:
-        """What the actions of this update are drawn from."""
+        """What the actions and minibatches of this update are drawn from."""
         seed = np.random.default_rng([self.seed, self.step]).integers(2**62)
         return torch.Generator(device).manual_seed(int(seed))
 

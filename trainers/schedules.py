@@ -182,7 +182,7 @@ PPO = ImaginationConfig(
     minibatches=2,
     clip=0.1,
     learning_rate=2.5e-4,
-    warmup=1,
+    warmup=0,
     max_grad_norm=0.5,
 )
 
@@ -213,7 +213,7 @@ LOOPS = {
             final_games=50,
             max_game_steps=3_000,
         ),
-        agent={"num_frames": 4, "hidden_size": 512},
+        agent={"num_frames": 4},  # which only an agent without recurrence has
         imagination=PPO,
         num_dreams=16,
     ),
