@@ -5,7 +5,7 @@
     python examples/dream_agent.py --minutes 120 --resume           # goes on with the run, up to two hours in all
     python examples/dream_agent.py --agent recurrent                # DIAMOND's agent and its way of learning
 
-An actor-critic learns by policy gradient from dreams that begin anywhere in recorded play. The run folder gets the
+An actor-critic learns by policy gradient from dreams that begin with a game. The run folder gets the
 agent, which `gym-dream demo --policy agent:FOLDER` then plays, and the learning curve, curve.json and curve.png.
 Printed is the return of a life in dream and real game beside that of random play.
 """
@@ -67,16 +67,16 @@ class Args:
     """train until so many updates are done instead, those before a resume included"""
     resume: bool = False
     """go on with the run in OUT, with the same settings"""
-    num_envs: int = 16
+    num_envs: int = 32
     """dreams or games at a time"""
-    reset_from: Literal["start", "replay"] = "replay"
+    reset_from: Literal["start", "replay"] = "start"
     """where dreams begin: with a game, or anywhere in recorded play"""
     data: Path | None = None
     """recorded play to begin in, as `gym-dream collect` writes it, instead of the few games and moments that the model
     brings"""
     first_share: float = 0.1
-    """with --data, of replays: share of dreams that begin with a life, not anywhere in it"""
-    horizon: int = 50
+    """with --data, of --reset-from replay: share of dreams that begin with a life, not anywhere in it"""
+    horizon: int = 200
     """steps after which a dream is cut off; games last as long as a life"""
     denoising_steps: int | None = None
     """passes of the denoiser a frame, if not the model's own setting"""
