@@ -107,9 +107,10 @@ def differences(model: WorldModel, engine: Engine, num_denoising_steps: int, bat
         assert torch.isfinite(state.hidden).all() and torch.isfinite(state.cell).all()
         if engine.precision == "float32":
             assert torch.equal(reward, fast_reward) and torch.equal(end, fast_end)
-            # What is judged may be a grey level apart, which shows in the memory a little.
-            torch.testing.assert_close(state.hidden, following.hidden, rtol=0, atol=5e-3)
-            torch.testing.assert_close(state.cell, following.cell, rtol=0, atol=2e-2)
+            # Where what is judged is a grey level apart, it shows in the memory; elsewhere all but rounding is alike.
+            near = {"rtol": 0, "atol": 5e-3 if torch.equal(frame, fast_frame) else 0.1}
+            torch.testing.assert_close(state.hidden, following.hidden, **near)
+            torch.testing.assert_close(state.cell, following.cell, **near)
         found.append((frame.int() - fast_frame.int()).abs())
     return found
 
