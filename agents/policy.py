@@ -23,6 +23,7 @@ from .stacked import StackedActorCritic, StackedConfig
 if TYPE_CHECKING:
     from gym_dream.data.contexts import Contexts
 
+SHIPPED = Path(__file__).parent / "pretrained"
 FORMAT_VERSION = 1
 CONTENTS = {"config.json", "actor_critic.safetensors"}
 SAME_ENV = ("id", "action_meanings", "frame_shape", "frame_skip")
@@ -161,7 +162,7 @@ def load_agent(
     """Load an agent from the folder that `AgentPolicy.save` wrote.
 
     Args:
-        folder: the folder.
+        folder: the folder, or the name of an agent that ships: "breakout", which learnt only in the Breakout dream.
         env: the specification of the environment it is to play, to be checked against where it learnt.
         greedy: take the likeliest action instead of drawing one.
         device: a PyTorch device, or "auto".
@@ -171,12 +172,15 @@ def load_agent(
         ValueError: the folder's contents are not what this version of gym_dream reads (the message names the file and
             the field or tensor), or the agent learnt in another environment.
     """
-    folder = Path(folder)
+    name = f"{'agent(greedy)' if greedy else 'agent'}:{folder}"
+    is_name = os.fspath(folder) == Path(folder).name  # ./breakout is a folder of one's own
+    ships = is_name and (SHIPPED / folder / "config.json").is_file()
+    folder = SHIPPED / folder if ships else Path(folder)
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"No agent in {folder}: expected a folder with config.json and actor_critic.safetensors, such as the "
-            "subfolder agent of a training run."
+            "subfolder agent of a training run, or the name of one that ships (breakout)."
         )
     values = read_json(path)
     version = values.get("format_version") if isinstance(values, dict) else None
@@ -203,4 +207,4 @@ def load_agent(
         network = make_network(config.actor_critic)
     load_weights(network, folder / "actor_critic.safetensors")
     network.to(resolve_device(device))
-    return AgentPolicy(config, network, greedy, f"{'agent(greedy)' if greedy else 'agent'}:{folder}")
+    return AgentPolicy(config, network, greedy, name)

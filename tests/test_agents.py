@@ -17,10 +17,12 @@ from gym_dream.agents import ActorCritic, ActorCriticConfig, AgentConfig, AgentP
 from gym_dream.agents.actor_critic import Memory
 from gym_dream.cli import main
 from gym_dream.data import Contexts, EpisodeStore
+from gym_dream.evaluation import evaluate_policy
 from gym_dream.evaluation.kept import KeptEpisodes
 from gym_dream.evaluation.returns import family
 from gym_dream.policy import EpsilonPolicy, load_policy
 from gym_dream.real import env_spec
+from gym_dream.world_model import WorldModel
 
 SIZES = ActorCriticConfig(num_actions=4, frame_size=(16, 16), channels=(4, 8), lstm_size=6)
 CONFIG = AgentConfig(tiny.ENV, SIZES)
@@ -365,3 +367,13 @@ def test_agents_and_trainers_do_not_know_each_other() -> None:
         if path.name != "cli.py":
             code = [line for line in path.read_text().splitlines() if line.lstrip().startswith(("from ", "import "))]
             assert not [line for line in code if "gym_dream.agents" in line or "gym_dream.trainers" in line], path
+
+
+def test_the_agent_that_ships_plays_better_than_chance() -> None:
+    """It learnt in dreams; some lives of the real game are enough to tell it from random play, 0.24 a life."""
+    model = WorldModel.load("breakout")
+    policy = load_policy("agent:breakout", model.config.env, load_agent=load_agent)
+    assert policy.name == "agent:breakout"
+    assert evaluate_policy(policy, model, episodes=16, num_envs=16, horizon=200).returns.mean > 1
+    with pytest.raises(FileNotFoundError, match=r"No agent in breakout: .*one that ships \(breakout\)"):
+        load_agent("./breakout")  # a folder of one's own

@@ -80,8 +80,8 @@ class KeptEpisodes:
 
 
 def _digest_of(policy: str) -> str:
-    """Of the files that the policy is made of, if there are some."""
+    """Of the files that the policy is made of, if there are some; an agent that ships is known by its name."""
     base = policy.partition("+epsilon=")[0]
     if agent := re.fullmatch(r"agent(?:\(greedy\))?:(.*)", base):
-        return digest([*Path(agent[1]).glob("*.safetensors"), Path(agent[1]) / "config.json"])
+        return digest([*Path(agent[1]).glob("*.safetensors"), *Path(agent[1]).glob("config.json")])
     return digest([Path(base.removeprefix("sb3:"))]) if base.startswith("sb3:") else ""
