@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,23 +32,15 @@ from gym_dream.policy import Policy, RandomPolicy
 from gym_dream.settings import context_source
 from gym_dream.trainers.agent_run import train_agent
 from gym_dream.trainers.imagination import ImaginationConfig, World
+from gym_dream.trainers.schedules import PPO
 from gym_dream.trainers.vector_world import VectorEnvWorld
 from gym_dream.world_model import resolve_device
 
-PPO = ImaginationConfig(
-    rollout=32,
-    gamma=0.99,
-    entropy_weight=0.01,
-    value_weight=0.5,
-    clip=0.1,
-    epochs=4,
-    minibatches=8,
-    learning_rate=2.5e-4,
-    warmup=0,
-    max_grad_norm=0.5,
-)
 REINFORCE = ImaginationConfig(learning_rate=3e-4, entropy_weight=0.003)
-AGENTS = {"stacked": (StackedConfig, PPO), "recurrent": (ActorCriticConfig, REINFORCE)}
+AGENTS = {
+    "stacked": (StackedConfig, replace(PPO, rollout=32, minibatches=8)),
+    "recurrent": (ActorCriticConfig, REINFORCE),
+}
 
 
 @dataclass(frozen=True)
@@ -162,9 +154,9 @@ def main(args: Args) -> None:
 
     told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(args).items()}
     told["games"] = 0 if args.data is None else len(EpisodeStore(args.data))  # a run is of the games that there were
-    # How it learns stands beside what it is; all else may change.
-    apart = {"learning", "out", "minutes", "updates", "resume", "lives", "dream_lives", "device", "compile"}
-    apart |= {"checkpoint_minutes"}
+    # A run may go on with other of these, but for "learning", which train_agent compares by itself.
+    apart = {"out", "minutes", "updates", "resume", "checkpoint_minutes", "lives", "dream_lives", "device", "compile"}
+    apart |= {"learning"}
     folder = train_agent(
         policy.network,
         world,
