@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gym_dream.world_model import WorldModel
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+DreamPrecision = Precision | Literal["int8"]
 # Errors whose message tells what to do; of any other, users should see where it came from.
 EXPLAINED = (ValueError, OSError, ImportError, FloatingPointError, GymnasiumError)
 
@@ -48,8 +49,8 @@ class Demo:
     """Of the dream, the game and the policy."""
     device: str = "auto"
     """Where the dream runs, e.g. cpu or cuda."""
-    precision: Precision = "auto"
-    """Of the dream's networks; auto: bfloat16 where the hardware has it."""
+    precision: DreamPrecision = "auto"
+    """Of the dream's networks; auto: bfloat16 where the hardware has it. int8: for some CPUs, compiled."""
 
     def __call__(self) -> None:
         from gym_dream.demo import demo
@@ -109,8 +110,8 @@ class Play:
     """Of games and policy; game i is played with seed + i."""
     device: str = "auto"
     """Where the dream runs, e.g. cpu or cuda."""
-    precision: Precision = "auto"
-    """Of the dream's networks; auto: bfloat16 where the hardware has it."""
+    precision: DreamPrecision = "auto"
+    """Of the dream's networks; auto: bfloat16 where the hardware has it. int8: for some CPUs, compiled."""
     compile: bool = False
     """Compile the networks: a slow first minute, faster ever after."""
 
@@ -408,8 +409,8 @@ class Evaluate:
     """Of the worlds (episode i draws from seed + i) and of the policies."""
     device: str = "auto"
     """Where the dreams run, e.g. cpu or cuda."""
-    precision: Precision = "auto"
-    """Of the dream's networks; auto: bfloat16 where the hardware has it."""
+    precision: DreamPrecision = "auto"
+    """Of the dream's networks; auto: bfloat16 where the hardware has it. int8: for some CPUs, compiled."""
     resume: bool = False
     """Go on with the evaluation in OUT."""
     suite: Literal["atari100k"] | None = None
@@ -478,8 +479,8 @@ class Fidelity:
     """Of the choice of windows and of the dreams."""
     device: str = "auto"
     """Where the dreams run, e.g. cpu or cuda."""
-    precision: Precision = "auto"
-    """Of the dreams' networks; auto: bfloat16 where the hardware has it."""
+    precision: DreamPrecision = "auto"
+    """Of the dreams' networks; auto: bfloat16 where the hardware has it. int8: for some CPUs, compiled."""
     compile: bool = False
     """Compile the networks: worth a minute's wait for many windows."""
 

@@ -14,8 +14,10 @@ from torch import nn
 
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data.contexts import Contexts
+from gym_dream.dream import Dream
 from gym_dream.files import atomic_folder, atomic_write, load_tensors, read_json, save_tensors, write_json
 from gym_dream.games import find_game
+from gym_dream.models import int8
 from gym_dream.models.compiled import compile_networks
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig
 from gym_dream.models.diamond import DiamondDynamics
@@ -34,6 +36,8 @@ CONTENTS = {
 }
 PRETRAINED = Path(__file__).parent / "pretrained"
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+DreamPrecision = Precision | Literal["int8"]
+REHEARSAL = 8, 2  # dreams and their steps, for the ranges of what will be rounded to 8 bits
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ class WorldModel:
     def dynamics(
         self,
         device: str = "auto",
-        precision: Precision = "auto",
+        precision: DreamPrecision = "auto",
         compile: bool = False,
         num_denoising_steps: int | None = None,
         **sampler: Any,
@@ -157,7 +161,9 @@ class WorldModel:
 
         Args:
             device: a PyTorch device, or "auto": the GPU if there is one.
-            precision: of the networks' arithmetic; "auto": bfloat16 where the hardware has it, else float32.
+            precision: of the networks' arithmetic; "auto": bfloat16 where the hardware has it, else float32. "int8", on
+                CPUs with AVX-512 VNNI: 8-bit integers in most of the denoiser's convolutions, else as "auto"; it wants
+                ``compile``, without which rounding costs what it gains. Elsewhere a warning says why it cannot be.
             compile: compile the networks, at their first steps: minutes the first time, seconds in later processes,
                 since PyTorch keeps what it compiled. Where it cannot, a warning says why and they run uncompiled.
             num_denoising_steps: passes of the denoiser a frame; None: the model's own setting.
@@ -173,16 +179,22 @@ class WorldModel:
             raise ValueError(f"model_kwargs: unknown {unknown}; this model takes {sorted(known)}.")
         settings = from_json(SamplerConfig, to_json(self.config.sampler) | sampler, "model_kwargs")
         where = resolve_device(device)
+        dtype = resolve_dtype("auto" if precision == "int8" else precision, where)
         denoiser, reward_termination = self._on(where)
+        if precision == "int8" and int8.available(where):
+            exact = DiamondDynamics(denoiser, reward_termination, settings, where, torch.float32)
+            int8.convert(denoiser.inner_model.unet, lambda: self._rehearse(exact), dtype)
         if compile:
             compile_networks(denoiser.inner_model, reward_termination.encoder, device=where)
-        return DiamondDynamics(
-            denoiser,
-            reward_termination,
-            settings,
-            where,
-            resolve_dtype(precision, where),
-        )
+        return DiamondDynamics(denoiser, reward_termination, settings, where, dtype)
+
+    def _rehearse(self, dynamics: DiamondDynamics) -> None:
+        """Dream a little from where dreams begin, always the same."""
+        number, steps = REHEARSAL
+        dream = Dream(dynamics, number, self.starts if self.replay is None else self.replay, horizon=-1, seed=0)
+        dream.reset()
+        for step in range(steps):
+            dream.step((torch.arange(number) + step) % self.config.denoiser.num_actions)
 
     def _on(self, device: torch.device) -> tuple[Denoiser, RewardTerminationModel]:
         """Copies of the networks for inference, so that a dream neither shares nor moves the weights it came from."""
@@ -264,7 +276,10 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
             fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
     if precision not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"precision: expected 'auto', 'float32', 'bfloat16' or 'float16', got {precision!r}.")
+        raise ValueError(
+            "precision: expected 'auto', 'float32', 'bfloat16', 'float16' or, of dreams on a CPU, 'int8', got "
+            f"{precision!r}."
+        )
     dtype: torch.dtype = getattr(torch, precision)
     return dtype
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gym_dream.benchmark.engines import (
     REFERENCE,
@@ -30,18 +30,22 @@ from gym_dream.benchmark.engines import (
 )
 from gym_dream.dream import Dream
 from gym_dream.dynamics import ContextTensors
+from gym_dream.models import int8
 from gym_dream.models.compiled import why_not
 from gym_dream.models.diamond import DiamondDynamics, DiamondState
 from gym_dream.noise import RowNoise
 from gym_dream.trainers import bench as made
 from gym_dream.trainers.fit import Fit, FitConfig
-from gym_dream.world_model import WorldModel
+from gym_dream.world_model import WorldModel, resolve_dtype
 
 CPU = torch.device("cpu")
 STEPS = 100
 FLOAT32, BFLOAT16, FLOAT16 = Engine("float32"), Engine("bfloat16"), Engine("float16")
 COMPILED = pytest.param(Engine(compile=True), marks=pytest.mark.slow)
-ENGINES = [FLOAT32, BFLOAT16, FLOAT16, COMPILED]
+needs_vnni = pytest.mark.skipif(int8.why_not("cpu") is not None, reason="needs 8-bit integer instructions")
+INT8 = pytest.param(Engine("int8"), marks=needs_vnni)
+INT8_COMPILED = pytest.param(Engine("int8", compile=True), marks=[needs_vnni, pytest.mark.slow])
+ENGINES = [FLOAT32, BFLOAT16, FLOAT16, INT8, COMPILED, INT8_COMPILED]
 
 
 class RecordedNoise(RowNoise):
@@ -204,6 +208,7 @@ def test_engines_are_those_of_the_hardware():
     found = engines(CPU, compile=False)
     assert found[:2] == (REFERENCE, FLOAT32)
     assert (BFLOAT16 in found) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert (Engine("int8") in found) == (int8.why_not("cpu") is None)
     assert len(engines(CPU, compile=True)) == len(found) + len(found) - 1
     assert len({engine.name for engine in engines(CPU, compile=True)}) == 2 * len(found) - 1
 
@@ -227,6 +232,78 @@ def test_operations_are_counted_for_every_pass(small):
     side = tiny.SIDE // config.patch_size
     assert once > 2 * 9 * inputs * config.channels[0] * side**2  # the first convolution alone
     assert frame_flops(with_steps(dynamics, 3)) == 3 * once
+
+
+# 8-bit integers
+
+
+@needs_vnni
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_int8_convolution_is_off_by_what_rounding_costs(stride):
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(16, 8, 3, stride, padding=1), torch.randn(2, 16, 8, 8).clamp(-0.5, 2)
+    found = int8.Int8Conv2d(conv, -0.5, 2.0, torch.float32)(x)
+    # Half a level of each input and of each weight, at worst all in one direction.
+    inputs, weights = conv.weight.abs().sum(dim=(1, 2, 3)) * 2.5 / 255 / 2, conv.weight.abs().amax(dim=(1, 2, 3)) / 254
+    most = (inputs + weights * 144 * 2.0)[:, None, None]
+    apart = (found - conv(x)).abs()
+    assert found.shape == conv(x).shape and (apart < most).all() and apart.mean() < 0.01 < conv(x).std()
+    assert torch.equal(found[:1], int8.Int8Conv2d(conv, -0.5, 2.0, torch.float32)(x[:1]))
+
+
+@needs_vnni
+def test_inputs_beyond_the_rehearsed_ones_count_as_the_last():
+    conv = nn.Conv2d(1, 1, 3, padding=1)
+    nn.init.ones_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    ours = int8.Int8Conv2d(conv, 0.0, 1.0, torch.float32)
+    for value, expected in ((5.0, 9.0), (-5.0, 0.0), (0.5, 4.5)):
+        assert float(ours(torch.full((1, 1, 3, 3), value))[0, 0, 1, 1]) == pytest.approx(expected, abs=0.05)
+
+
+@needs_vnni
+def test_most_of_the_shipped_model_s_convolutions_become_integers(shipped):
+    before = torch.random.get_rng_state()
+    found, plain = shipped.dynamics("cpu", "int8"), shipped.dynamics("cpu", "float32")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    named = {name for name, module in found.denoiser.named_modules() if isinstance(module, int8.Int8Conv2d)}
+    wide = {n for n, m in plain.denoiser.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)}
+    last = "inner_model.unet.u_blocks.2.resblocks.1."
+    kept = {"inner_model.conv_in", "inner_model.conv_out", last + "conv1", last + "conv2"}
+    assert named == wide - kept and len(named) == 24
+    assert not any(isinstance(module, int8.Int8Conv2d) for module in shipped.denoiser.modules())
+
+
+@needs_vnni
+def test_shipped_frames_in_int8_are_nearly_those_of_float32(shipped):
+    """54 dB are a mean error of half a level: what a bfloat16 network makes is 5 dB nearer."""
+    frames = []
+    for engine in (FLOAT32, Engine("int8")):
+        dynamics = open_dynamics(shipped, engine, CPU)
+        dream = Dream(dynamics, 4, shipped.replay, seed=3)
+        dream.reset()
+        frames.append(dream.step(torch.arange(4)).observation.float())
+    error = (frames[0] - frames[1]).square().mean()
+    assert 10 * torch.log10(255**2 / error) > 50
+
+
+def test_where_there_are_no_8_bit_integers_dreams_go_on_without(small, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    int8.why_not.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"precision='int8': this CPU has no .* runs at precision='auto'"):
+            dynamics = small.dynamics("cpu", "int8")
+    finally:
+        int8.why_not.cache_clear()
+    dreams = [Dream(d, 2, small.starts, seed=5) for d in (dynamics, small.dynamics("cpu", "auto"))]
+    for dream in dreams:
+        dream.reset()
+    assert torch.equal(*(dream.step(torch.tensor([1, 2])).observation for dream in dreams))
+
+
+def test_nobody_trains_in_8_bit_integers():
+    with pytest.raises(ValueError, match="of dreams on a CPU, 'int8'"):
+        resolve_dtype("int8", CPU)
 
 
 # Pieces of a batch

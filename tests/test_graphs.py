@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -12,9 +12,11 @@ import tiny
 import torch
 
 from gym_dream import Dream, WorldModel
+from gym_dream.dynamics import ContextTensors
 from gym_dream.models import graphs
 from gym_dream.models.diamond import DiamondDynamics
 from gym_dream.models.graphs import Recorded
+from gym_dream.noise import RowNoise
 from gym_dream.trainers.fit import Fit, FitConfig
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -116,11 +118,26 @@ def test_a_recorded_dream_is_the_dream_itself(model, in_python):
     assert not recorded.record  # only on a GPU
     recorded.record = True
     assert all(map(torch.equal, dreamt(recorded, model), dreamt(plain, model)))
-    assert InPython.made == 1
+    assert InPython.made == 2  # a step, and beginnings of three and of two
     for dynamics in (recorded, plain):  # as `gym-dream play` does at the press of a key
         dynamics.sampler = replace(dynamics.sampler, num_denoising_steps=1)
     assert all(map(torch.equal, dreamt(recorded, model), dreamt(plain, model)))
-    assert InPython.made == 2
+    assert InPython.made == 3
+
+
+def test_beginnings_are_recorded_for_few_sizes_and_are_the_plain_ones(model, in_python):
+    plain, recorded = model.dynamics("cpu"), model.dynamics("cpu")
+    recorded.record = True
+    for number, made in ((3, 1), (1, 1), (16, 1), (17, 2), (32, 2), (5, 2)):
+        starts = model.starts[[row % len(model.starts) for row in range(number)]]
+        context = ContextTensors(*(torch.from_numpy(a) for a in (starts.frames, starts.actions, starts.real)))
+        rows = torch.arange(number)
+        begun, expected = (d.begin(context, RowNoise(rows, rows)) for d in (recorded, plain))
+        for field in fields(begun):
+            ours, theirs = getattr(begun, field.name), getattr(expected, field.name)
+            assert ours.shape == theirs.shape
+            torch.testing.assert_close(ours, theirs, atol=1e-2, rtol=0)  # bfloat16, where there is
+        assert InPython.made == made
 
 
 def test_a_dream_may_begin_in_inference_mode_and_go_on_in_another(model, in_python):

@@ -17,7 +17,7 @@ from gym_dream.models.denoiser import (
     to_uint8,
     to_unit,
 )
-from gym_dream.models.layers import FourierFeatures, num_groups
+from gym_dream.models.layers import AdaptiveGroupNorm, FourierFeatures, num_groups
 from gym_dream.models.reward_termination import (
     LSTMState,
     Prediction,
@@ -448,3 +448,16 @@ def test_reward_model_sizes_that_do_not_fit_together_are_refused(change, words):
         RewardTerminationModel(dataclasses.replace(TINY_REWARD, **change))
     for word in words:
         assert word in str(error.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("mean", "spread"), [(0.0, 1.0), (50.0, 1.0), (3.0, 0.0)])
+def test_a_normalisation_computes_the_same_as_compilers_see_it(mean, spread):
+    torch.manual_seed(0)
+    norm, cond = AdaptiveGroupNorm(64, 8), torch.randn(3, 8)
+    x = mean + spread * torch.randn(3, 64, 6, 5)
+    torch.compiler.reset()
+    folded = torch.compile(norm, backend="eager", fullgraph=True)(x.clone(), cond)
+    exact = norm.double()(x.double(), cond.double())
+    torch.testing.assert_close(folded.double(), exact, atol=2e-3, rtol=1e-3)
+    assert exact.std() > 0.3

@@ -115,7 +115,8 @@ def measure_dreams(
     while kept and sum(expected[case] for case in kept) > end - watch.now():
         kept.remove(max(kept, key=expected.__getitem__))
     _measure(kept, subjects, watch, repeats, end - watch.now(), timings)
-    flops = {network: frame_flops(with_steps(subjects[network, engine].dynamics, 1)) for network, engine in subjects}
+    # Of the reference, whose operations PyTorch's counter all knows.
+    flops = {network: frame_flops(with_steps(subjects[network, REFERENCE].dynamics, 1)) for network, _ in subjects}
     figures = [_figures(case, timing, timings, subjects, flops[case.network]) for case, timing in timings.items()]
     return figures, [_names(case) for case in larger if case not in timings]
 

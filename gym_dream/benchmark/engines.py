@@ -16,16 +16,17 @@ from gym_dream.data.contexts import Contexts
 from gym_dream.dynamics import Dynamics
 from gym_dream.models.diamond import DiamondDynamics
 from gym_dream.models.frame_dynamics import FrameDynamics
+from gym_dream.models.int8 import why_not
 from gym_dream.noise import RowNoise
 from gym_dream.vector_env import DreamVectorEnv
-from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve_dtype
+from gym_dream.world_model import DreamPrecision, WorldModel, WorldModelConfig, resolve_dtype
 
 
 @dataclass(frozen=True)
 class Engine:
     """One way of running a network."""
 
-    precision: Precision = "float32"
+    precision: DreamPrecision = "float32"
     channels_last: bool = True
     compile: bool = False
     pieces: bool = True
@@ -46,11 +47,13 @@ REFERENCE = Engine("float32", channels_last=False, pieces=False, record=False)
 
 def engines(device: torch.device, compile: bool) -> tuple[Engine, ...]:
     """The reference first, then every way that this hardware has instructions for."""
-    precisions: list[Precision] = ["float32"]
+    precisions: list[DreamPrecision] = ["float32"]
     if resolve_dtype("auto", device) == torch.bfloat16:
         precisions.append("bfloat16")
     if device.type == "cuda" or (device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_fp16_supported()):
         precisions.append("float16")
+    if why_not(device.type) is None:
+        precisions.append("int8")
     compiled = [Engine(precision, compile=True) for precision in precisions] if compile else []
     return (REFERENCE, *(Engine(precision) for precision in precisions), *compiled)
 

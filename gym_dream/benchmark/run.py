@@ -103,10 +103,11 @@ def bench(
         largest = max([batch for batch in batch_sizes if batch <= LOOKED_INTO], default=min(batch_sizes))
         looked_into = sorted({min(batch_sizes), largest})
         subjects = open_subjects(world_models, ways, where) if {"dreams", "parts", "agents"} & set(measure) else {}
+        floating = [way for way in ways if way.precision != "int8"]  # which neither trains nor multiplies matrices
         default = next(way for way in ways[1:] if getattr(torch, way.precision) == resolve_dtype("auto", where))
         for part in (part for part in PARTS if part in measure):
             if part == "ceilings":
-                precisions = list(dict.fromkeys(way.precision for way in ways))
+                precisions = list(dict.fromkeys(way.precision for way in floating))
                 found["ceilings"] = measure_ceilings(precisions, watch, repeats)
             elif part == "start":
                 starts = min(repeats, MOST_STARTS)
@@ -128,7 +129,7 @@ def bench(
                 chosen = {network: subjects[network, default] for network in world_models}
                 found["parts"] = _parts(chosen, default, looked_into, watch, repeats, seconds[part])
             else:
-                found["training"] = _training(updates, world_model.config.env, ways, watch, repeats, seconds[part])
+                found["training"] = _training(updates, world_model.config.env, floating, watch, repeats, seconds[part])
             _add_ceiling_shares(found)
             write_json(path, found)
     return found

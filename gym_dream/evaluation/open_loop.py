@@ -31,7 +31,7 @@ from gym_dream.evaluation.events import judge, judge_dreams
 from gym_dream.evaluation.probes import Validation, all_visible, details_of, validate
 from gym_dream.evaluation.rollouts import Windows, draw_windows, repeat_last_frame, replay
 from gym_dream.evaluation.statistics import Estimate
-from gym_dream.world_model import Precision, WorldModel
+from gym_dream.world_model import DreamPrecision, WorldModel
 
 STEPS = (1, 5, 15, 50, 100)
 REAL, STATIC = "the game itself", "last frame repeated"
@@ -102,7 +102,7 @@ def fidelity(
     model_kwargs: Mapping[str, int | float] | None = None,
     seed: int = 0,
     device: str = "auto",
-    precision: Precision = "auto",
+    precision: DreamPrecision = "auto",
     compile: bool = False,
     progress: bool = True,
 ) -> Drift:
@@ -159,7 +159,7 @@ def measure(
     model_kwargs: Mapping[str, int | float] | None = None,
     seed: int = 0,
     device: str = "auto",
-    precision: Precision = "auto",
+    precision: DreamPrecision = "auto",
     compile: bool = False,
     progress: bool = False,
 ) -> Drift:

@@ -6,6 +6,7 @@ import math
 import weakref
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from gym_dream.dynamics import ContextTensors
 from gym_dream.models.denoiser import Denoiser, to_uint8, to_unit
-from gym_dream.models.graphs import Recorded
+from gym_dream.models.graphs import Function, Recorded
 from gym_dream.models.reward_termination import LSTMState, RewardTerminationModel
 from gym_dream.models.sampler import SamplerConfig, sample
 from gym_dream.noise import RowNoise
@@ -21,6 +22,7 @@ from gym_dream.noise import RowNoise
 # What the denoiser's first feature map of a piece may take for each thread. Some such maps are at work at a time and so
 # stay in a CPU's last cache, which 32 dreams' would not; docs/performance.md has the figures behind the number.
 PIECE_BYTES = 2**22
+LEAST_BEGUN = 16  # contexts that a recorded beginning is for: beginning fewer takes a GPU as long
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class DiamondDynamics:
             piece_bytes: on a CPU the denoiser works on pieces of a batch, whose maps at full size take about so much
                 for each thread; None: on the whole batch, as on any other device.
             record: on an NVIDIA GPU, launch a whole step as one CUDA graph, recorded in the first step of so many
-                dreams.
+                dreams, and so all beginnings.
         """
         self.denoiser = denoiser
         self.reward_termination = reward_termination
@@ -73,6 +75,7 @@ class DiamondDynamics:
         self.piece_bytes = piece_bytes
         self.record = record and device.type == "cuda"
         self._recorded: dict[SamplerConfig, Recorded] = {}
+        self._recorded_begin = Recorded(_weakly(self._begin))
         self.context_length = denoiser.config.context_length
         self.frame_shape = (*reward_termination.config.frame_size, denoiser.config.image_channels)
         self.action_space = gym.spaces.Discrete(denoiser.config.num_actions)
@@ -80,12 +83,24 @@ class DiamondDynamics:
     @torch.no_grad()
     def begin(self, context: ContextTensors, noise: RowNoise) -> DiamondState:
         """Burn the reward and termination model in on the context's transitions, as DIAMOND does, padding included."""
-        frames = to_unit(context.frames, context.real)
-        memory = self.reward_termination.initial_state(len(context), self.device)
+        inputs, number = (context.frames, context.actions, context.real), len(context)
+        if self.record:
+            # Recorded for a few sizes; the last context, again and again, fills up what is missing.
+            rows = torch.arange(max(LEAST_BEGUN, 1 << (number - 1).bit_length()), device=self.device)
+            hidden, cell = self._recorded_begin(*(tensor[rows.clamp(max=number - 1)] for tensor in inputs))
+        else:
+            hidden, cell = self._begin(*inputs)
+        return DiamondState(*inputs, hidden[:number], cell[:number])
+
+    @torch.no_grad()
+    def _begin(self, frames: Tensor, actions: Tensor, real: Tensor) -> tuple[Tensor, ...]:
+        """The reward and termination model's memory after a context. It waits for no device, so it can be recorded."""
+        seen = to_unit(frames, real)
+        memory = self.reward_termination.initial_state(len(frames), self.device)
         if self.context_length > 1:
             with self._precision():
-                memory = self.reward_termination(frames[:, :-1], context.actions, frames[:, 1:], memory).state
-        return DiamondState(context.frames, context.actions, context.real, memory.hidden, memory.cell)
+                memory = self.reward_termination(seen[:, :-1], actions, seen[:, 1:], memory).state
+        return memory.hidden, memory.cell
 
     @torch.no_grad()
     def step(self, state: DiamondState, action: Tensor, noise: RowNoise) -> tuple[DiamondState, Tensor, Tensor, Tensor]:
@@ -101,13 +116,11 @@ class DiamondDynamics:
     def _recorded_step(self) -> Recorded:
         """`_step` of tensors alone, recorded for the sampler as it is now."""
         if self.sampler not in self._recorded:
-            itself = weakref.ref(self)  # else dynamics that nobody needs any more would keep their memory on the GPU
+            itself = _weakly(self._step)
 
             def step(*inputs: Tensor) -> tuple[Tensor, ...]:
-                dynamics = itself()
-                assert dynamics is not None  # its own step is what calls
-                frames, taken, real, hidden, cell, action, keys, counters = inputs
-                return dynamics._step(frames, taken, real, hidden, cell, action, RowNoise(keys, counters))
+                *state_and_action, keys, counters = inputs
+                return itself(*state_and_action, RowNoise(keys, counters))
 
             self._recorded[self.sampler] = Recorded(step)
         return self._recorded[self.sampler]
@@ -185,3 +198,15 @@ def _categorical(logits: Tensor, chance: Tensor) -> Tensor:
     """Sample classes from logits (B, K) by inverting the cumulative distribution at ``chance`` (B,) in [0, 1)."""
     cumulative = logits.softmax(dim=1).cumsum(dim=1)[:, :-1]
     return (chance[:, None] >= cumulative).sum(dim=1)
+
+
+def _weakly(method: Function) -> Function:
+    """A method that does not keep its object, which may keep it: else the GPU's memory outlived whoever needs it."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*inputs: Any) -> tuple[Tensor, ...]:
+        bound = reference()
+        assert bound is not None  # it is its own object that calls
+        return bound(*inputs)
+
+    return call
