@@ -27,14 +27,14 @@ from gym_dream.data import ContextSampler, EpisodeStore, start_contexts
 from gym_dream.dream import ContextSource
 from gym_dream.evaluation import evaluate_policy, score_lines
 from gym_dream.evaluation.statistics import Estimate
-from gym_dream.files import atomic_write
+from gym_dream.files import atomic_write, digest
 from gym_dream.policy import Policy, RandomPolicy
 from gym_dream.settings import context_source
 from gym_dream.trainers.agent_run import train_agent
 from gym_dream.trainers.imagination import ImaginationConfig, World
 from gym_dream.trainers.schedules import PPO
 from gym_dream.trainers.vector_world import VectorEnvWorld
-from gym_dream.world_model import resolve_device
+from gym_dream.world_model import resolve, resolve_device
 
 REINFORCE = ImaginationConfig(learning_rate=3e-4, entropy_weight=0.003)
 AGENTS = {
@@ -153,7 +153,9 @@ def main(args: Args) -> None:
         return {"real/return": found.mean, "real/low": found.low, "real/high": found.high}
 
     told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(args).items()}
-    told["games"] = 0 if args.data is None else len(EpisodeStore(args.data))  # a run is of the games that there were
+    # A run is of the games and of the weights that there were.
+    told["games"] = 0 if args.data is None else len(EpisodeStore(args.data))
+    told["weights"] = digest(resolve(args.model).glob("*.safetensors"))
     # A run may go on with other of these, but for "learning", which train_agent compares by itself.
     apart = {"out", "minutes", "updates", "resume", "checkpoint_minutes", "lives", "dream_lives", "device", "compile"}
     apart |= {"learning"}
