@@ -140,7 +140,8 @@ def draw_curve(points: Sequence[dict[str, Any]], random: Estimate, args: Args) -
 
 
 def main(args: Args) -> None:
-    model = WorldModel.load(args.model)
+    folder = resolve(args.model)
+    model = WorldModel.load(folder)
     env, world = model.config.env, make_world(args, model)
     height, width, channels = env["frame_shape"]
     architecture, learning = AGENTS[args.agent]
@@ -153,13 +154,14 @@ def main(args: Args) -> None:
         return {"real/return": found.mean, "real/low": found.low, "real/high": found.high}
 
     told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(args).items()}
-    # A run is of the games and of the weights that there were.
+    # A run is of the games and of the world model that there were.
     told["games"] = 0 if args.data is None else len(EpisodeStore(args.data))
-    told["weights"] = digest(resolve(args.model).glob("*.safetensors"))
+    if args.world == "dream":
+        told["digest"] = digest([*folder.glob("*.safetensors"), folder / "config.json"])
     # A run may go on with other of these, but for "learning", which train_agent compares by itself.
     apart = {"out", "minutes", "updates", "resume", "checkpoint_minutes", "lives", "dream_lives", "device", "compile"}
     apart |= {"learning"}
-    folder = train_agent(
+    trained = train_agent(
         policy.network,
         world,
         args.out,
@@ -177,7 +179,7 @@ def main(args: Args) -> None:
     random = RandomPolicy(sizes.num_actions)
     level = evaluate_policy(random, model, episodes=args.lives, horizon=args.max_life, seed=args.seed).returns
     draw_curve(json.loads((args.out / "curve.json").read_text()), level, args)
-    print(f"Wrote {folder} and {args.out}/curve.png. A life, on average:\n")
+    print(f"Wrote {trained} and {args.out}/curve.png. A life, on average:\n")
     players: dict[str, Policy] = {"random": random, "agent": policy}
     unseen = args.seed + 1_000_000  # games that the curve was not made of
     settings = {"horizon": args.max_life, "seed": unseen, "device": args.device}

@@ -49,8 +49,8 @@ class Demo:
     """Of the dream, the game and the policy."""
     device: str = "auto"
     """Where the dream runs, e.g. cpu or cuda."""
-    precision: DreamPrecision = "auto"
-    """Of the dream's networks; auto: bfloat16 where the hardware has it. int8: for some CPUs, compiled."""
+    precision: Precision = "auto"
+    """Of the dream's networks; auto: bfloat16 where the hardware has it."""
 
     def __call__(self) -> None:
         from gym_dream.demo import demo
@@ -271,8 +271,8 @@ class Train:
     diamond-100k: DIAMOND's networks (4.4M + 5.9M + 3.2M parameters) and schedule: 5,000 to 10,000 real steps, then 100
     an epoch up to 100,000, 400 updates of each network an epoch (10,000 and 5,000 in the first), 32 dreams; days on a
     GPU.
-    laptop: 2.3M + 1.2M + 0.6M parameters; 4,000 to 8,000 real steps, then 500 an epoch up to 20,000; 100 updates of the
-    world model and 30 of the agent, by PPO, an epoch (1,500 and 100 in the first), 16 dreams; hours on two CPU cores.
+    laptop: 2.3M + 1.2M + 0.6M parameters; 5,000 to 8,000 real steps, then 1,000 an epoch up to 20,000; 300 updates of
+    the world model and 60 of the agent, by PPO, an epoch (3,000 and 60 in the first), 16 dreams; hours on two CPU cores.
     smoke: tiny networks that learn next to nothing, 600 real steps: to see that everything runs, in minutes.
 
     On N GPUs (or processes): torchrun --nproc-per-node N -m gym_dream.cli train …
@@ -409,8 +409,8 @@ class Evaluate:
     """Of the worlds (episode i draws from seed + i) and of the policies."""
     device: str = "auto"
     """Where the dreams run, e.g. cpu or cuda."""
-    precision: DreamPrecision = "auto"
-    """Of the dream's networks; auto: bfloat16 where the hardware has it. int8: for some CPUs, compiled."""
+    precision: Precision = "auto"
+    """Of the dream's networks; auto: bfloat16 where the hardware has it."""
     resume: bool = False
     """Go on with the evaluation in OUT."""
     suite: Literal["atari100k"] | None = None

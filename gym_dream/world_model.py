@@ -171,6 +171,7 @@ class WorldModel:
 
         Raises:
             ValueError: a setting that does not exist or cannot be.
+            FloatingPointError: "int8", and the networks compute NaN or infinity.
         """
         if num_denoising_steps is not None:
             sampler["num_denoising_steps"] = num_denoising_steps
@@ -190,8 +191,12 @@ class WorldModel:
 
     def _rehearse(self, dynamics: DiamondDynamics) -> None:
         """Dream a little from where dreams begin, always the same."""
+        if not (contexts := self.replay or self.starts):
+            raise ValueError(
+                "precision='int8' is fitted to dreams from the model's own contexts, and it has none. Choose another."
+            )
         number, steps = REHEARSAL
-        dream = Dream(dynamics, number, self.starts if self.replay is None else self.replay, horizon=-1, seed=0)
+        dream = Dream(dynamics, number, contexts, horizon=-1, seed=0)
         dream.reset()
         for step in range(steps):
             dream.step((torch.arange(number) + step) % self.config.denoiser.num_actions)

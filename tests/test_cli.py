@@ -66,7 +66,7 @@ def test_verbs_take_what_their_functions_take() -> None:
     from gym_dream.trainers.presets import PRESETS
     from gym_dream.trainers.run import fit
     from gym_dream.trainers.schedules import LOOPS
-    from gym_dream.world_model import Precision
+    from gym_dream.world_model import DreamPrecision, Precision
 
     assert defaults(cli.Card) == defaults(write_card, without=["progress"])
     odd = ("model_kwargs", "progress")
@@ -83,6 +83,7 @@ def test_verbs_take_what_their_functions_take() -> None:
     hints = typing.get_type_hints(cli.Fit)
     assert set(typing.get_args(hints["preset"])) == set(PRESETS)
     assert hints["precision"] == Precision
+    assert typing.get_type_hints(cli.Fidelity)["precision"] == DreamPrecision
 
 
 @pytest.mark.parametrize(
@@ -190,11 +191,11 @@ def test_help_of_train_states_what_each_preset_does(capsys: pytest.CaptureFixtur
         paragraph = text.split(f"{name}:")[1].split(".\n")[0]
         assert f"{schedule.total_steps:,}".removesuffix(",000") in paragraph
     laptop = LOOPS["laptop"].schedule
-    assert (laptop.first_steps, laptop.most_first_steps, laptop.steps) == (4_000, 8_000, 500)
-    assert "4,000 to 8,000 real steps, then 500 an epoch up to 20,000" in text
-    assert (laptop.world_model_updates, laptop.agent_updates) == (100, 30)
-    assert (laptop.first_world_model_updates, laptop.first_agent_updates) == (1_500, 100)
-    assert "100 updates of the world model and 30 of the agent, by PPO, an epoch (1,500 and 100 in the first)" in text
+    assert (laptop.first_steps, laptop.most_first_steps, laptop.steps) == (5_000, 8_000, 1_000)
+    assert "5,000 to 8,000 real steps, then 1,000 an epoch up to 20,000" in text
+    assert (laptop.world_model_updates, laptop.agent_updates) == (300, 60)
+    assert (laptop.first_world_model_updates, laptop.first_agent_updates) == (3_000, 60)
+    assert "300 updates of the world model and 60 of the agent, by PPO, an epoch (3,000 and 60 in the first)" in text
     paper = LOOPS["diamond-100k"].schedule
     assert (paper.first_steps, paper.most_first_steps, paper.steps) == (5_000, 10_000, 100)
     assert "5,000 to 10,000 real steps, then 100 an epoch up to 100,000" in text

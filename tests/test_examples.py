@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -279,6 +280,11 @@ def test_dream_agent(world: str, agent: str, model: Path, tmp_path: Path) -> Non
     for more in (["--updates=1"], ["--updates=2", "--resume"]):
         more += ["--learning", "rollout", "8"]
         assert_scores(run("dream_agent.py", settings, *more), "agent", most_steps=10)
+    if world == "dream":  # another world model is another run
+        other = shutil.copytree(model, tmp_path / "other")
+        (other / "config.json").write_text((model / "config.json").read_text() + "\n")
+        with pytest.raises(AssertionError, match=r"setup\.digest"):
+            run("dream_agent.py", settings | {"model": other}, "--updates=3", "--resume")
     curve = json.loads((out / "curve.json").read_text())
     assert [point["update"] for point in curve] == [0, 1, 2]
     assert all("real/return" in point for point in curve) and (out / "curve.png").stat().st_size > 1000

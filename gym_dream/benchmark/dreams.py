@@ -116,7 +116,8 @@ def measure_dreams(
         kept.remove(max(kept, key=expected.__getitem__))
     _measure(kept, subjects, watch, repeats, end - watch.now(), timings)
     # Of the reference, whose operations PyTorch's counter all knows.
-    flops = {network: frame_flops(with_steps(subjects[network, REFERENCE].dynamics, 1)) for network, _ in subjects}
+    networks = dict.fromkeys(network for network, _ in subjects)
+    flops = {network: frame_flops(with_steps(subjects[network, REFERENCE].dynamics, 1)) for network in networks}
     figures = [_figures(case, timing, timings, subjects, flops[case.network]) for case, timing in timings.items()]
     return figures, [_names(case) for case in larger if case not in timings]
 

@@ -22,7 +22,7 @@ from gym_dream.noise import RowNoise
 # What the denoiser's first feature map of a piece may take for each thread. Some such maps are at work at a time and so
 # stay in a CPU's last cache, which 32 dreams' would not; docs/performance.md has the figures behind the number.
 PIECE_BYTES = 2**22
-LEAST_BEGUN = 16  # contexts that a recorded beginning is for: beginning fewer takes a GPU as long
+LEAST_BEGUN = 16  # contexts that a recorded beginning is for; the sizes above are twice as large, and so on
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class DiamondDynamics:
             piece_bytes: on a CPU the denoiser works on pieces of a batch, whose maps at full size take about so much
                 for each thread; None: on the whole batch, as on any other device.
             record: on an NVIDIA GPU, launch a whole step as one CUDA graph, recorded in the first step of so many
-                dreams, and so all beginnings.
+                dreams, and beginnings so, too, which keeps the memory that beginning them all takes.
         """
         self.denoiser = denoiser
         self.reward_termination = reward_termination
@@ -75,7 +75,7 @@ class DiamondDynamics:
         self.piece_bytes = piece_bytes
         self.record = record and device.type == "cuda"
         self._recorded: dict[SamplerConfig, Recorded] = {}
-        self._recorded_begin = Recorded(_weakly(self._begin))
+        self._recorded_begin: Recorded | None = None
         self.context_length = denoiser.config.context_length
         self.frame_shape = (*reward_termination.config.frame_size, denoiser.config.image_channels)
         self.action_space = gym.spaces.Discrete(denoiser.config.num_actions)
@@ -85,6 +85,8 @@ class DiamondDynamics:
         """Burn the reward and termination model in on the context's transitions, as DIAMOND does, padding included."""
         inputs, number = (context.frames, context.actions, context.real), len(context)
         if self.record:
+            if self._recorded_begin is None:
+                self._recorded_begin = Recorded(_weakly(self._begin))
             # Recorded for a few sizes; the last context, again and again, fills up what is missing.
             rows = torch.arange(max(LEAST_BEGUN, 1 << (number - 1).bit_length()), device=self.device)
             hidden, cell = self._recorded_begin(*(tensor[rows.clamp(max=number - 1)] for tensor in inputs))
