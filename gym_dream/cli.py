@@ -272,7 +272,8 @@ class Train:
     an epoch up to 100,000, 400 updates of each network an epoch (10,000 and 5,000 in the first), 32 dreams; days on a
     GPU.
     laptop: 2.3M + 1.2M + 0.6M parameters; 5,000 to 8,000 real steps, then 1,000 an epoch up to 20,000; 300 updates of
-    the world model and 60 of the agent, by PPO, an epoch (3,000 and 60 in the first), 16 dreams; hours on two CPU cores.
+    the world model and 60 of the agent, by PPO, an epoch (3,000 and 60 in the first), 16 dreams; hours on two CPU
+    cores.
     smoke: tiny networks that learn next to nothing, 600 real steps: to see that everything runs, in minutes.
 
     On N GPUs (or processes): torchrun --nproc-per-node N -m gym_dream.cli train …
