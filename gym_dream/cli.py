@@ -529,6 +529,8 @@ class Bench:
     """Where, e.g. cpu or cuda."""
     compile: bool = False
     """Measure compiled networks, too; compiling takes minutes of its own."""
+    precisions: tuple[Literal["float32", "bfloat16", "float16", "int8"], ...] = ()
+    """Which to compare with plain float32; none: all that the hardware has."""
     clock: Literal["wall", "cpu"] = "wall"
     """cpu: processor time, for a machine that others use, too; with --threads 1 only."""
 

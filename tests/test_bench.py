@@ -14,7 +14,7 @@ from gym_dream.benchmark import run
 from gym_dream.benchmark.agents import TimedDream, measure_agents
 from gym_dream.benchmark.ceilings import measure_ceilings
 from gym_dream.benchmark.dreams import KINDS, ORIGINAL, measure_dreams, open_subjects
-from gym_dream.benchmark.engines import REFERENCE, engines
+from gym_dream.benchmark.engines import REFERENCE, Engine, engines
 from gym_dream.benchmark.report import text
 from gym_dream.benchmark.timing import Stopwatch, Timing, interleaved
 from gym_dream.cli import main
@@ -178,6 +178,14 @@ def test_a_part_alone_and_a_file_of_ones_own(tmp_path, capsys):
     assert found["settings"]["clock"] == "cpu"
     printed = capsys.readouterr().out
     assert "processor time" in printed and "Ceilings" in printed and "A fresh process" not in printed
+
+
+def test_precisions_are_those_asked_for(tmp_path, monkeypatch, capsys):
+    assert run._ways(CPU, True, ["float32"]) == [REFERENCE, Engine("float32"), Engine("float32", compile=True)]
+    assert run._ways(CPU, False, ()) == list(engines(CPU, compile=False))
+    monkeypatch.setattr("gym_dream.benchmark.engines.why_not", lambda device_type: "no such instructions")
+    assert main(f"bench --out {tmp_path} --precisions int8 --device cpu".split()) == 2
+    assert "this machine's cpu has ['float32'" in capsys.readouterr().err
 
 
 def test_what_is_measured_is_kept_if_what_follows_fails(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from gym_dream.benchmark.start import measure_starts
 from gym_dream.benchmark.timing import Clock, Stopwatch, interleaved
 from gym_dream.evaluation.provenance import hardware
 from gym_dream.files import write_json
-from gym_dream.world_model import WorldModel, WorldModelConfig, resolve_device, resolve_dtype
+from gym_dream.world_model import DreamPrecision, WorldModel, WorldModelConfig, resolve_device, resolve_dtype
 
 Part = Literal["ceilings", "start", "dreams", "parts", "training", "agents"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -48,6 +48,7 @@ def bench(
     threads: int | None = None,
     device: str = "auto",
     compile: bool = False,
+    precisions: Sequence[DreamPrecision] = (),
     clock: Clock = "wall",
 ) -> dict[str, Any]:
     """Measure, and write ``bench.json`` after every part, so that Ctrl-C keeps what is measured.
@@ -66,6 +67,7 @@ def bench(
         threads: of PyTorch; None leaves them as they are.
         device: where.
         compile: measure compiled networks, too.
+        precisions: which to compare with the reference; none: all that this hardware has.
         clock: see `gym_dream.benchmark.timing.Clock`.
 
     Returns:
@@ -80,7 +82,7 @@ def bench(
     path = out if out.suffix == ".json" else out / "bench.json"
     with _threads(threads), _many_compiled(compile):
         watch = Stopwatch(where, clock)
-        ways = engines(where, compile)
+        ways = _ways(where, compile, precisions)
         found: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "model": model,
@@ -94,6 +96,7 @@ def bench(
                 "threads": torch.get_num_threads(),
                 "clock": clock,
                 "compile": compile,
+                "precisions": list(precisions),
                 "reference": REFERENCE.name,
             },
         }
@@ -104,7 +107,8 @@ def bench(
         looked_into = sorted({min(batch_sizes), largest})
         subjects = open_subjects(world_models, ways, where) if {"dreams", "parts", "agents"} & set(measure) else {}
         floating = [way for way in ways if way.precision != "int8"]  # which neither trains nor multiplies matrices
-        default = next(way for way in ways[1:] if getattr(torch, way.precision) == resolve_dtype("auto", where))
+        usual = resolve_dtype("auto", where)
+        default = next((way for way in floating[1:] if getattr(torch, way.precision) == usual), floating[-1])
         for part in (part for part in PARTS if part in measure):
             if part == "ceilings":
                 precisions = list(dict.fromkeys(way.precision for way in floating))
@@ -133,6 +137,15 @@ def bench(
             _add_ceiling_shares(found)
             write_json(path, found)
     return found
+
+
+def _ways(device: torch.device, compile: bool, precisions: Sequence[DreamPrecision]) -> Sequence[Engine]:
+    """The reference, then the engines of these precisions."""
+    reference, *others = engines(device, compile)
+    there = list(dict.fromkeys(way.precision for way in others))
+    if absent := [precision for precision in precisions if precision not in there]:
+        raise ValueError(f"precisions: this machine's {device.type} has {there}, got {absent}.")
+    return [reference, *(way for way in others if way.precision in (precisions or there))]
 
 
 def _check(
