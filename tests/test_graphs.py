@@ -81,7 +81,9 @@ def test_what_cannot_be_recorded_leaves_the_gpu_as_it_was():
     stream = torch.cuda.current_stream()
     with pytest.warns(UserWarning, match="runs unrecorded"):
         Recorded(lambda x: (x * x.sum().item(),))(torch.ones(2, device="cuda"))
-    assert torch.cuda.current_stream() == stream and torch.randn(2, device="cuda").isfinite().all()
+    assert torch.cuda.current_stream() == stream
+    if torch.__version__ >= (2, 13):  # older ones still count numbers as drawn within the recording (pytorch#171263)
+        assert torch.randn(2, device="cuda").isfinite().all()
 
 
 def test_what_cannot_be_recorded_is_called_as_it_is(monkeypatch):
