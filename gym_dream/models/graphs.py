@@ -56,8 +56,8 @@ class Recording:
 class Recorded:
     """A function of tensors that is recorded for each combination of input shapes; called like the function.
 
-    Where PyTorch cannot record it, a warning says so, and it is called as it is. (PyTorch before 2.13 may then refuse to
-    draw from its own generator of that GPU, https://github.com/pytorch/pytorch/issues/171263.)
+    Where PyTorch cannot record it, a warning says so, and it is called as it is. PyTorch before 2.13 may then refuse to
+    draw from its own generator on that GPU: https://github.com/pytorch/pytorch/issues/171263
     """
 
     def __init__(self, function: Function, *, fresh: bool = True) -> None:
