@@ -1,4 +1,5 @@
-"""Convolutions in 8-bit integers, for CPUs whose vector units multiply them (VNNI): faster than bfloat16, less exact.
+"""Convolutions in 8-bit integers, for CPUs whose vector units multiply them (VNNI): for much work at a time
+faster than bfloat16, and less exact.
 
 Post-training static quantisation (Krishnamoorthi 2018, arXiv 1806.08342): weights symmetric with a scale for each
 output channel, inputs with one scale and zero point, fixed by what a rehearsal showed, so that a dream does not depend
