@@ -1,8 +1,8 @@
 """Convolutions in 8-bit integers, for CPUs whose vector units multiply them (VNNI).
 
-For much work at a time they are faster than bfloat16, and a little less exact. Post-training static
-quantisation (Krishnamoorthi 2018, arXiv 1806.08342): weights symmetric with a scale for each output channel, inputs with
-one scale and zero point, fixed by what a rehearsal showed, so that a dream does not depend on those beside it.
+For much work at a time they are faster than bfloat16, and a little less exact. Post-training static quantisation
+(Krishnamoorthi 2018, arXiv 1806.08342): weights symmetric with a scale for each output channel, inputs with one scale
+and zero point, fixed by what a rehearsal showed, so that a dream does not depend on those beside it.
 """
 
 from __future__ import annotations
