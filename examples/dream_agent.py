@@ -4,6 +4,7 @@
     python examples/dream_agent.py --world real                     # the control: the same in the game itself
     python examples/dream_agent.py --minutes 120 --resume           # goes on with the run, up to two hours in all
     python examples/dream_agent.py --agent recurrent                # DIAMOND's agent and its way of learning
+    python examples/dream_agent.py --init breakout                  # goes on from the agent that ships
 
 An actor-critic learns by policy gradient from dreams that begin with a game. The run folder gets the
 agent, which `gym-dream demo --policy agent:FOLDER` then plays, and the learning curve, curve.json and curve.png.
@@ -21,7 +22,7 @@ from typing import Any, Literal
 import tyro
 
 from gym_dream import Dream, WorldModel, real
-from gym_dream.agents import ActorCriticConfig, AgentConfig, AgentPolicy, StackedConfig
+from gym_dream.agents import ActorCriticConfig, AgentConfig, AgentPolicy, StackedConfig, load_agent
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data import ContextSampler, EpisodeStore, start_contexts
 from gym_dream.dream import ContextSource
@@ -75,6 +76,8 @@ class Args:
     agent: Literal["stacked", "recurrent"] = "stacked"
     """a CNN that sees the last four frames and learns by PPO, or DIAMOND's, which sees one frame, has an LSTM and
     learns by REINFORCE"""
+    init: str | None = None
+    """begin with this agent instead of random weights: the name of one that ships, or a folder"""
     learning: dict[str, int | float] = field(default_factory=dict)
     """settings of its learning that differ from PPO or REINFORCE above, e.g. --learning rollout 64 learning_rate 1e-4;
     they are the fields of gym_dream.trainers.imagination.ImaginationConfig"""
@@ -147,6 +150,10 @@ def main(args: Args) -> None:
     architecture, learning = AGENTS[args.agent]
     sizes = architecture(len(env["action_meanings"]), (height, width), channels)
     policy = AgentPolicy.create(AgentConfig(env, sizes), args.seed)
+    if args.init is not None:
+        policy = load_agent(args.init, env)
+        if policy.config.actor_critic != sizes:
+            raise SystemExit(f"--init {args.init}: expected an agent of the kind --agent {args.agent}, got another.")
     policy.network.to(resolve_device(args.device))
 
     def evaluate() -> dict[str, float]:

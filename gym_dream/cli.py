@@ -456,6 +456,60 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Play whole real games, all lives and nothing clipped, and print the mean score beside random and human play."""
+
+    game: str
+    """One of the 26 games of `gym-dream list`, e.g. Breakout."""
+    policy: str
+    """What plays: agent:FOLDER or agent(greedy):FOLDER, random, scripted, … as in `gym-dream evaluate`."""
+    games: int = 100
+    """How many."""
+    repeat_action_probability: float = 0.0
+    """Chance that the console repeats the previous action; 0.25 is ALE's "sticky actions"."""
+    max_steps: int = 27_000
+    """After which a game is cut off; 15 are a second of play."""
+    seed: int = 0
+    """Of the policy; game i is begun with seed + i."""
+    out: Path | None = None
+    """A file for the list of the games' scores, such as scores/Breakout/0.json, from which
+    `gym-dream evaluate --suite atari100k --results scores` makes its report."""
+
+    def __call__(self) -> None:
+        import functools
+
+        from gym_dream import real
+        from gym_dream.evaluation.atari100k import published
+        from gym_dream.evaluation.whole_games import play_whole_games
+        from gym_dream.files import write_json
+        from gym_dream.games import find_game
+
+        game, sticky = find_game(self.game).name, self.repeat_action_probability
+        policy = _load_policy(self.policy, real.env_spec(game))
+        make = functools.partial(real.make, game, ending="game", repeat_action_probability=sticky)
+        played = play_whole_games(make, policy, self.games, self.seed, self.max_steps)
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.out, list(played.points))
+        reference = published().games[game]
+        normalised = reference.normalise([played.score.mean])[0]
+        head = (
+            "policy",
+            "sticky",
+            "games",
+            "cut off",
+            "score [95% interval]",
+            "steps",
+            "random",
+            "human",
+            "normalised",
+        )
+        row = (policy.name, f"{sticky:g}", str(len(played.games)), str(played.cut_off), str(played.score))
+        row += (f"{played.length.mean:.0f}", f"{reference.random:g}", f"{reference.human:g}", f"{normalised:.2f}")
+        _print_table(head, (row,))
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """Let models dream on from real moments under the real actions; measure how far they drift from what happened.
 
@@ -549,7 +603,7 @@ class Bench:
         print(f"\nWrote {self.out if self.out.suffix == '.json' else self.out / 'bench.json'}.")
 
 
-Verb = Demo | Play | List | Collect | Fit | Train | Evaluate | Fidelity | Card | Bench
+Verb = Demo | Play | List | Collect | Fit | Train | Evaluate | Score | Fidelity | Card | Bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,8 +30,7 @@ from tqdm import tqdm
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data import RECENCY, Contexts, ContextSampler, EpisodeStore, start_contexts
 from gym_dream.dream import Dream
-from gym_dream.evaluation.play import RealWorld, play
-from gym_dream.evaluation.statistics import estimate
+from gym_dream.evaluation.whole_games import play_whole_games
 from gym_dream.files import read_json, write_json
 from gym_dream.models.compiled import compile_networks
 from gym_dream.models.diamond import DiamondDynamics
@@ -48,7 +47,6 @@ from .schedules import FORMAT_VERSION, LoopConfig
 from .world_model_trainer import Play, WorldModelTrainer
 
 REPLAY_CONTEXTS = 64  # moments of play that a world model brings along
-TEST_GAMES_AT_A_TIME = 8
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 PHASES = ("play", "fit", "imagine", "test")
 
@@ -486,14 +484,8 @@ def _played(
     make_env: Callable[[], gym.Env[np.ndarray, Any]], policy: Policy, name: str, games: int, limit: int, seed: int
 ) -> dict[str, float]:
     """Returns (sums of signs) and scores of whole games, means with their 95% intervals."""
-    world = RealWorld(make_env, np.zeros((1, 0), np.int64), min(games, TEST_GAMES_AT_A_TIME), seed)
-    results = play(world, policy, games, limit, seed)
-    world.close()
+    played = play_whole_games(make_env, policy, games, seed, limit)
     figures: dict[str, float] = {}
-    for kind, values in (
-        ("return", [result.total(limit) for result in results]),
-        ("score", [result.points or 0.0 for result in results]),
-    ):
-        found = estimate(values)
+    for kind, found in (("return", played.returns), ("score", played.score)):
         figures |= {f"{name}/{kind}": found.mean, f"{name}/{kind}_low": found.low, f"{name}/{kind}_high": found.high}
     return {key: value for key, value in figures.items() if not math.isnan(value)}  # a single game has no interval
