@@ -493,20 +493,18 @@ class Score:
             write_json(self.out, list(played.points))
         reference = published().games[game]
         normalised = reference.normalise([played.score.mean])[0]
-        head = (
-            "policy",
-            "sticky",
-            "games",
-            "cut off",
-            "score [95% interval]",
-            "steps",
-            "random",
-            "human",
-            "normalised",
-        )
-        row = (policy.name, f"{sticky:g}", str(len(played.games)), str(played.cut_off), str(played.score))
-        row += (f"{played.length.mean:.0f}", f"{reference.random:g}", f"{reference.human:g}", f"{normalised:.2f}")
-        _print_table(head, (row,))
+        figures = {
+            "policy": policy.name,
+            "sticky": f"{sticky:g}",
+            "games": f"{len(played.games)}",
+            "cut off": f"{played.cut_off}",
+            "steps": f"{played.length.mean:.0f}",
+            "score [95% interval]": f"{played.score}",
+            "random": f"{reference.random:g}",
+            "human": f"{reference.human:g}",
+            "human-normalised": f"{normalised:.2f}",
+        }
+        _print_table(tuple(figures), (tuple(figures.values()),))
 
 
 @dataclass(frozen=True)
