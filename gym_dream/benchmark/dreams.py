@@ -138,10 +138,14 @@ def _measure(
         weight = sum(case.batch * case.denoising_steps for case in group)
         share = (end - watch.now()) * weight / left
         work = {str(i): subjects[case.network, case.engine].work(case) for i, case in enumerate(group)}
-        compiled = [str(i) for i, case in enumerate(group) if case.engine.compile]
-        timed = interleaved(work, watch, repeats, share, compiled)
+        prepared = [str(i) for i, case in enumerate(group) if case.engine.compile or _dynamics(case, subjects).record]
+        timed = interleaved(work, watch, repeats, share, prepared)
         timings.update({case: timed[str(i)] for i, case in enumerate(group)})
         left -= weight
+
+
+def _dynamics(case: Case, subjects: Mapping[tuple[str, Engine], Subject]) -> DiamondDynamics:
+    return subjects[case.network, case.engine].dynamics
 
 
 def _expected(case: Case, timings: Mapping[Case, Timing], batch: int) -> float:

@@ -247,8 +247,9 @@ def _training(
         names = list(made[REFERENCE])
         for network in names:
             work = {way.name: made[way][network] for way in ways}
-            compiled = [way.name for way in ways if way.compile]
-            timings = interleaved(work, watch, repeats, seconds / len(updates) / len(names), compiled)
+            records = watch.device.type == "cuda"
+            prepared = [way.name for way in ways if way.compile or (way.record and records)]
+            timings = interleaved(work, watch, repeats, seconds / len(updates) / len(names), prepared)
             figures += [
                 {
                     "preset": preset,
