@@ -73,6 +73,9 @@ class Args:
     """steps after which a dream is cut off; games last as long as a life"""
     denoising_steps: int | None = None
     """passes of the denoiser a frame, if not the model's own setting"""
+    sampler: dict[str, int | float] = field(default_factory=dict)
+    """other settings of the sampler that are not the model's own, e.g. --sampler s_churn 3; they are the fields of
+    gym_dream.models.sampler.SamplerConfig"""
     agent: Literal["stacked", "recurrent"] = "stacked"
     """a CNN that sees the last four frames and learns by PPO, or DIAMOND's, which sees one frame, has an LSTM and
     learns by REINFORCE"""
@@ -105,7 +108,8 @@ def make_world(args: Args, model: WorldModel) -> World:
     if args.world == "real":
         games = real.make_vec(model.config.env["game"], args.num_envs, autoreset_mode="Disabled")
         return VectorEnvWorld(games, seed=args.seed, device=resolve_device(args.device))
-    dynamics = model.dynamics(args.device, compile=args.compile, num_denoising_steps=args.denoising_steps)
+    steps = args.denoising_steps
+    dynamics = model.dynamics(args.device, compile=args.compile, num_denoising_steps=steps, **args.sampler)
     return Dream(dynamics, args.num_envs, beginnings(args, model), horizon=args.horizon, seed=args.seed)
 
 
@@ -190,7 +194,7 @@ def main(args: Args) -> None:
     players: dict[str, Policy] = {"random": random, "agent": policy}
     unseen = args.seed + 1_000_000  # games that the curve was not made of
     settings = {"horizon": args.max_life, "seed": unseen, "device": args.device}
-    settings |= {"num_denoising_steps": args.denoising_steps}
+    settings |= {"num_denoising_steps": args.denoising_steps} | args.sampler
     for line in score_lines(players, model, args.dream_lives, args.lives, **settings):
         print(line, flush=True)
 

@@ -21,7 +21,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from gym_dream import real
-from gym_dream.agents import load_agent
+from gym_dream.agents import AgentConfig, AgentPolicy, StackedConfig, load_agent
 from gym_dream.data import Contexts, EpisodeStore
 from gym_dream.files import load_tensors
 from gym_dream.frame_stack import StackedPolicy, StackFrames
@@ -291,3 +291,26 @@ def test_dream_agent(world: str, agent: str, model: Path, tmp_path: Path) -> Non
     policy = load_policy(f"agent:{out / 'agent'}", SPEC, load_agent=load_agent)
     actions, _ = policy.act(policy.begin(5, seed=0), np.zeros((5, 64, 64, 3), np.uint8), {})
     assert actions.shape == (5,)
+
+
+def test_dream_agent_goes_on_from_another(model: Path, tmp_path: Path) -> None:
+    sizes = StackedConfig(len(SPEC["action_meanings"]), (64, 64), 3)
+    before = AgentPolicy.create(AgentConfig(SPEC, sizes), seed=7)
+    before.save(tmp_path / "before")
+    settings = {"num-envs": 2, "curve-lives": 2, "max-life": 10, "reset-from": "start", "lives": 2, "dream-lives": 2}
+    settings |= {"model": model, "out": tmp_path / "run", "device": "cpu", "init": tmp_path / "before"}
+    # A step of the optimizer moves no weight by much more than the learning rate.
+    run("dream_agent.py", settings, "--updates=1", "--learning", "rollout", "8", "learning_rate", "1e-9")
+    after = load_agent(tmp_path / "run" / "agent").network.state_dict()
+    for name, tensor in before.network.state_dict().items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
+    with pytest.raises(AssertionError, match="expected an agent of the kind --agent recurrent"):
+        run("dream_agent.py", settings | {"out": tmp_path / "other", "agent": "recurrent"}, "--updates=1")
+
+
+def test_dream_agent_dreams_by_another_sampler(model: Path, tmp_path: Path) -> None:
+    settings = {"num-envs": 2, "curve-lives": 2, "max-life": 10, "reset-from": "start", "lives": 2, "dream-lives": 2}
+    settings |= {"model": model, "out": tmp_path / "run", "device": "cpu", "updates": 1}
+    assert_scores(run("dream_agent.py", settings, "--sampler", "s_churn", "3"), "agent", most_steps=10)
+    with pytest.raises(AssertionError, match="sampler"):
+        run("dream_agent.py", settings | {"out": tmp_path / "b"}, "--sampler", "no_such_setting", "3")
