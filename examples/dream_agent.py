@@ -108,9 +108,12 @@ def make_world(args: Args, model: WorldModel) -> World:
     if args.world == "real":
         games = real.make_vec(model.config.env["game"], args.num_envs, autoreset_mode="Disabled")
         return VectorEnvWorld(games, seed=args.seed, device=resolve_device(args.device))
-    steps = args.denoising_steps
-    dynamics = model.dynamics(args.device, compile=args.compile, num_denoising_steps=steps, **args.sampler)
+    dynamics = model.dynamics(args.device, compile=args.compile, **sampling(args))
     return Dream(dynamics, args.num_envs, beginnings(args, model), horizon=args.horizon, seed=args.seed)
+
+
+def sampling(args: Args) -> dict[str, Any]:
+    return {"num_denoising_steps": args.denoising_steps} | args.sampler
 
 
 def beginnings(args: Args, model: WorldModel) -> ContextSource:
@@ -193,8 +196,7 @@ def main(args: Args) -> None:
     print(f"Wrote {trained} and {args.out}/curve.png. A life, on average:\n")
     players: dict[str, Policy] = {"random": random, "agent": policy}
     unseen = args.seed + 1_000_000  # games that the curve was not made of
-    settings = {"horizon": args.max_life, "seed": unseen, "device": args.device}
-    settings |= {"num_denoising_steps": args.denoising_steps} | args.sampler
+    settings = {"horizon": args.max_life, "seed": unseen, "device": args.device} | sampling(args)
     for line in score_lines(players, model, args.dream_lives, args.lives, **settings):
         print(line, flush=True)
 
