@@ -312,5 +312,5 @@ def test_dream_agent_dreams_by_another_sampler(model: Path, tmp_path: Path) -> N
     settings = {"num-envs": 2, "curve-lives": 2, "max-life": 10, "reset-from": "start", "lives": 2, "dream-lives": 2}
     settings |= {"model": model, "out": tmp_path / "run", "device": "cpu", "updates": 1}
     assert_scores(run("dream_agent.py", settings, "--sampler", "s_churn", "3"), "agent", most_steps=10)
-    with pytest.raises(AssertionError, match="sampler"):
+    with pytest.raises(AssertionError, match="no_such_setting"):
         run("dream_agent.py", settings | {"out": tmp_path / "b"}, "--sampler", "no_such_setting", "3")
