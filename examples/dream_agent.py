@@ -157,10 +157,12 @@ def main(args: Args) -> None:
     architecture, learning = AGENTS[args.agent]
     sizes = architecture(len(env["action_meanings"]), (height, width), channels)
     policy = AgentPolicy.create(AgentConfig(env, sizes), args.seed)
-    if args.init is not None:
+    if args.init is not None and not args.resume:
         policy = load_agent(args.init, env)
         if policy.config.actor_critic != sizes:
-            raise SystemExit(f"--init {args.init}: expected an agent of the kind --agent {args.agent}, got another.")
+            raise SystemExit(
+                f"--init {args.init}: expected {sizes}, as --agent {args.agent} has it, got {policy.config.actor_critic}."
+            )
     policy.network.to(resolve_device(args.device))
 
     def evaluate() -> dict[str, float]:

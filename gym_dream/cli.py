@@ -469,14 +469,16 @@ class Score:
     """Chance that the console repeats the previous action; 0.25 is ALE's "sticky actions"."""
     max_steps: int = 27_000
     """After which a game is cut off; 15 are a second of play."""
-    seed: int = 0
-    """Of the policy; game i is begun with seed + i."""
+    seed: int = 5_000_000
+    """Of the policy; game i is begun with seed + i. An agent should not have been trained or chosen by these games."""
     out: Path | None = None
     """A file for the list of the games' scores, such as scores/Breakout/0.json, from which
     `gym-dream evaluate --suite atari100k --results scores` makes its report."""
 
     def __call__(self) -> None:
         import functools
+
+        from tqdm import tqdm
 
         from gym_dream import real
         from gym_dream.evaluation.atari100k import published
@@ -487,7 +489,8 @@ class Score:
         game, sticky = find_game(self.game).name, self.repeat_action_probability
         policy = _load_policy(self.policy, real.env_spec(game))
         make = functools.partial(real.make, game, ending="game", repeat_action_probability=sticky)
-        played = play_whole_games(make, policy, self.games, self.seed, self.max_steps)
+        with tqdm(total=self.games, unit="game", disable=not sys.stderr.isatty()) as bar:
+            played = play_whole_games(make, policy, self.games, self.seed, self.max_steps, bar.update)
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.out, list(played.points))

@@ -304,7 +304,7 @@ def test_dream_agent_goes_on_from_another(model: Path, tmp_path: Path) -> None:
     after = load_agent(tmp_path / "run" / "agent").network.state_dict()
     for name, tensor in before.network.state_dict().items():
         torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
-    with pytest.raises(AssertionError, match="expected an agent of the kind --agent recurrent"):
+    with pytest.raises(AssertionError, match="as --agent recurrent has it, got StackedConfig"):
         run("dream_agent.py", settings | {"out": tmp_path / "other", "agent": "recurrent"}, "--updates=1")
 
 

@@ -59,6 +59,12 @@ def test_a_game_that_is_cut_off_is_counted_as_such():
     assert played.cut_off == 2
 
 
+def test_so_is_one_that_the_game_itself_cuts_off():
+    played = play_whole_games(games(max_episode_steps=10), RandomPolicy(4), 2, seed=0)
+    assert [game.length for game in played.games] == [10, 10]
+    assert played.cut_off == 2
+
+
 @pytest.mark.parametrize(("number", "max_steps"), [(0, 10), (1, 0)])
 def test_nothing_to_play_is_refused(number, max_steps):
     with pytest.raises(ValueError, match="at least 1 game of at least 1 step"):
@@ -67,10 +73,14 @@ def test_nothing_to_play_is_refused(number, max_steps):
 
 def test_the_command_writes_what_the_suite_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     scores = tmp_path / "scores" / "Breakout" / "0.json"
-    assert main(["score", "--game", "breakout", "--policy", "random", "--games", "2", "--out", str(scores)]) == 0
+    assert (
+        main(["score", "--game", "breakout", "--policy", "random", "--games", "2", "--seed", "0", "--out", str(scores)])
+        == 0
+    )
     assert json.loads(scores.read_text()) == list(play_whole_games(games(), RandomPolicy(4), 2, seed=0).points)
     printed = capsys.readouterr().out
-    assert "random" in printed and "30.5" in printed
+    row = printed.splitlines()[1].split()
+    assert row[:4] == ["random", "0", "2", "0"] and row[-2] == "30.5"
     folder = str(tmp_path / "scores")
     assert main(["evaluate", "--suite", "atari100k", "--results", folder, "--out", str(tmp_path / "report")]) == 0
 

@@ -45,6 +45,7 @@ class Outcome(NamedTuple):
     terminated: np.ndarray  # bool (N,)
     points: np.ndarray | None  # float (N,), the game's own; None where there are none
     life_lost: np.ndarray | None = None  # bool (N,), in games that go on with another life
+    truncated: np.ndarray | None = None  # bool (N,), cut off by the world itself, where it does so
 
 
 class World(Protocol):
@@ -118,6 +119,7 @@ class RealWorld:
         shape = self._games[0].observation_space.shape
         self._frames = np.zeros((num_envs, opening.shape[1] + 1, *(shape or ())), np.uint8)
         self._over = np.ones(num_envs, np.bool_)
+        self._truncated = np.zeros(num_envs, np.bool_)
         self._lives = np.zeros(num_envs, np.int64)
 
     def begin(self, mask: np.ndarray, episodes: np.ndarray) -> Contexts:
@@ -140,11 +142,12 @@ class RealWorld:
         for row in np.flatnonzero(~self._over).tolist():
             observation, rewards[row], terminated, truncated, info = self._games[row].step(actions[row])
             observations[row], points[row] = observation, info.get("raw_reward", rewards[row])
-            self._over[row] = terminated or truncated
+            self._over[row], self._truncated[row] = terminated or truncated, truncated and not terminated
             lives[row] = info.get("lives", 0)
         self._frames[:, -1] = observations
         life_lost, self._lives = lives < self._lives, lives
-        return Outcome(observations, rewards, self._over.copy(), points, life_lost)
+        terminated = self._over & ~self._truncated
+        return Outcome(observations, rewards, terminated, points, life_lost, self._over & self._truncated)
 
     def close(self) -> None:
         """Close the games."""
@@ -212,6 +215,8 @@ def play(
         if outcome.points is not None:
             points += np.where(running, outcome.points, 0)
         over = running & (outcome.terminated | (steps >= horizon))
+        if outcome.truncated is not None:
+            over |= running & outcome.truncated
         if outcome.life_lost is not None and (lost := running & outcome.life_lost & ~over).any():
             state = policy.reset(state, lost)  # as where its games are recorded
         if not over.any():

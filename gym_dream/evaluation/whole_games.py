@@ -29,7 +29,7 @@ class Scores:
     @property
     def points(self) -> tuple[float, ...]:
         """The game's own score of each; where there is none, the sum of its rewards."""
-        return tuple(self._signs(game) if game.points is None else game.points for game in self.games)
+        return tuple(self._return(game) if game.points is None else game.points for game in self.games)
 
     @property
     def score(self) -> Estimate:
@@ -38,8 +38,8 @@ class Scores:
 
     @property
     def returns(self) -> Estimate:
-        """The sum of reward signs of a game."""
-        return estimate([self._signs(game) for game in self.games])
+        """The return of a game: the sum of what its steps paid, signs unless `make` asks for raw rewards."""
+        return estimate([self._return(game) for game in self.games])
 
     @property
     def length(self) -> Estimate:
@@ -48,10 +48,10 @@ class Scores:
 
     @property
     def cut_off(self) -> int:
-        """Games that had not ended by then."""
+        """Games that had not ended by then, or that the game's own limit cut off."""
         return sum(not game.terminated for game in self.games)
 
-    def _signs(self, game: EpisodeResult) -> float:
+    def _return(self, game: EpisodeResult) -> float:
         return game.total(self.max_steps)
 
 
@@ -66,7 +66,8 @@ def play_whole_games(
     """Let a policy play whole games; the agent's memory begins anew with each life, as where it learnt.
 
     Args:
-        make: one game, which ends with the game and not with a life: `gym_dream.real.make` with ``ending="game"``.
+        make: one game, which ends with the game and not with a life: `gym_dream.real.make` with ``ending="game"``. Its info
+            tells of ``lives`` and ``raw_reward``, the game's own points.
         policy: what plays, from the game's first frame on.
         games: how many; game i is begun with seed + i.
         seed: of the games and of the policy. Use others than the policy was trained on.
