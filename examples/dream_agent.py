@@ -160,9 +160,8 @@ def main(args: Args) -> None:
     if args.init is not None and not args.resume:
         policy = load_agent(args.init, env)
         if policy.config.actor_critic != sizes:
-            raise SystemExit(
-                f"--init {args.init}: expected {sizes}, as --agent {args.agent} has it, got {policy.config.actor_critic}."
-            )
+            found = policy.config.actor_critic
+            raise SystemExit(f"--init {args.init}: expected {sizes}, as --agent {args.agent} has it, got {found}.")
     policy.network.to(resolve_device(args.device))
 
     def evaluate() -> dict[str, float]:

@@ -66,8 +66,8 @@ def play_whole_games(
     """Let a policy play whole games; the agent's memory begins anew with each life, as where it learnt.
 
     Args:
-        make: one game, which ends with the game and not with a life: `gym_dream.real.make` with ``ending="game"``. Its info
-            tells of ``lives`` and ``raw_reward``, the game's own points.
+        make: one game, which ends with the game and not with a life: `gym_dream.real.make` with ``ending="game"``. Its
+            info tells of ``lives`` and ``raw_reward``, the game's own points.
         policy: what plays, from the game's first frame on.
         games: how many; game i is begun with seed + i.
         seed: of the games and of the policy. Use others than the policy was trained on.
