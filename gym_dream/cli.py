@@ -482,6 +482,7 @@ class Score:
 
         from gym_dream import real
         from gym_dream.evaluation.atari100k import published
+        from gym_dream.evaluation.returns import world_figures
         from gym_dream.evaluation.whole_games import play_whole_games
         from gym_dream.files import write_json
         from gym_dream.games import find_game
@@ -493,16 +494,17 @@ class Score:
             played = play_whole_games(make, policy, self.games, self.seed, self.max_steps, bar.update)
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.out, list(played.points))
-        reference = published().games[game]
-        normalised = reference.normalise([played.score.mean])[0]
+            write_json(self.out, [one.points for one in played])
+        found, reference = world_figures(played, (self.max_steps,)), published().games[game]
+        assert found.points is not None  # a real game has its own
+        normalised = reference.normalise([found.points.mean])[0]
         figures = {
             "policy": policy.name,
             "sticky": f"{sticky:g}",
-            "games": f"{len(played.games)}",
-            "cut off": f"{played.cut_off}",
-            "steps": f"{played.length.mean:.0f}",
-            "score [95% interval]": f"{played.score}",
+            "games": f"{len(played)}",
+            "cut off": f"{sum(not one.terminated for one in played)}",
+            "steps": f"{found.length.mean:.0f}",
+            "score [95% interval]": f"{found.points}",
             "random": f"{reference.random:g}",
             "human": f"{reference.human:g}",
             "human-normalised": f"{normalised:.2f}",

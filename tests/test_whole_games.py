@@ -11,7 +11,8 @@ import pytest
 
 from gym_dream import real
 from gym_dream.cli import main
-from gym_dream.evaluation.whole_games import play_whole_games
+from gym_dream.evaluation.returns import world_figures
+from gym_dream.evaluation.whole_games import MAX_STEPS, play_whole_games
 from gym_dream.policy import RandomPolicy
 
 
@@ -37,14 +38,15 @@ def by_hand(seed: int, policy_seed: int) -> tuple[float, int]:
 def test_a_game_is_played_to_its_end_and_all_its_points_count():
     played = play_whole_games(games(), RandomPolicy(4), 1, seed=3)
     points, steps = by_hand(3, 3)
-    assert (played.points, played.games[0].length, played.cut_off) == ((points,), steps, 0)
+    assert [(game.points, game.length, game.terminated) for game in played] == [(points, steps, True)]
 
 
 def test_games_differ_and_come_again_from_their_seeds():
     first, again = (play_whole_games(games(), RandomPolicy(4), 3, seed=0) for _ in range(2))
     assert first == again
-    assert len({game.length for game in first.games}) == 3
-    assert first.score.low <= first.score.mean == np.mean(first.points) <= first.score.high
+    assert len({game.length for game in first}) == 3
+    score = world_figures(first, (MAX_STEPS,)).points
+    assert score.low <= score.mean == np.mean([game.points for game in first]) <= score.high
 
 
 def test_sticky_actions_make_other_games():
@@ -55,14 +57,14 @@ def test_sticky_actions_make_other_games():
 
 def test_a_game_that_is_cut_off_is_counted_as_such():
     played = play_whole_games(games(), RandomPolicy(4), 2, seed=0, max_steps=10)
-    assert [game.length for game in played.games] == [10, 10]
-    assert played.cut_off == 2
+    assert [game.length for game in played] == [10, 10]
+    assert not any(game.terminated for game in played)
 
 
 def test_so_is_one_that_the_game_itself_cuts_off():
     played = play_whole_games(games(max_episode_steps=10), RandomPolicy(4), 2, seed=0)
-    assert [game.length for game in played.games] == [10, 10]
-    assert played.cut_off == 2
+    assert [game.length for game in played] == [10, 10]
+    assert not any(game.terminated for game in played)
 
 
 @pytest.mark.parametrize(("number", "max_steps"), [(0, 10), (1, 0)])
@@ -77,7 +79,9 @@ def test_the_command_writes_what_the_suite_reads(tmp_path: Path, capsys: pytest.
         main(["score", "--game", "breakout", "--policy", "random", "--games", "2", "--seed", "0", "--out", str(scores)])
         == 0
     )
-    assert json.loads(scores.read_text()) == list(play_whole_games(games(), RandomPolicy(4), 2, seed=0).points)
+    assert json.loads(scores.read_text()) == [
+        game.points for game in play_whole_games(games(), RandomPolicy(4), 2, seed=0)
+    ]
     printed = capsys.readouterr().out
     row = printed.splitlines()[1].split()
     assert row[:4] == ["random", "0", "2", "0"] and row[-2] == "30.5"

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data import RECENCY, Contexts, ContextSampler, EpisodeStore, start_contexts
 from gym_dream.dream import Dream
+from gym_dream.evaluation.returns import world_figures
 from gym_dream.evaluation.whole_games import play_whole_games
 from gym_dream.files import read_json, write_json
 from gym_dream.models.compiled import compile_networks
@@ -484,8 +485,9 @@ def _played(
     make_env: Callable[[], gym.Env[np.ndarray, Any]], policy: Policy, name: str, games: int, limit: int, seed: int
 ) -> dict[str, float]:
     """Returns (sums of signs) and scores of whole games, means with their 95% intervals."""
-    played = play_whole_games(make_env, policy, games, seed, limit)
+    played = world_figures(play_whole_games(make_env, policy, games, seed, limit), (limit,))
+    assert played.points is not None  # a real game has its own
     figures: dict[str, float] = {}
-    for kind, found in (("return", played.returns), ("score", played.score)):
+    for kind, found in (("return", played.returns), ("score", played.points)):
         figures |= {f"{name}/{kind}": found.mean, f"{name}/{kind}_low": found.low, f"{name}/{kind}_high": found.high}
     return {key: value for key, value in figures.items() if not math.isnan(value)}  # a single game has no interval

@@ -3,56 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from gym_dream.evaluation.play import EpisodeResult, RealWorld, play
-from gym_dream.evaluation.statistics import Estimate, estimate
 from gym_dream.policy import Policy
 
 MAX_STEPS = 27_000  # half an hour of play at 15 steps a second, after which ALE's own environments cut a game off
 GAMES_AT_A_TIME = 8
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a policy reached in some whole games."""
-
-    games: tuple[EpisodeResult, ...]
-    """In the order of their seeds."""
-    max_steps: int
-    """Steps after which a game was cut off."""
-
-    @property
-    def points(self) -> tuple[float, ...]:
-        """The game's own score of each; where there is none, the sum of its rewards."""
-        return tuple(self._return(game) if game.points is None else game.points for game in self.games)
-
-    @property
-    def score(self) -> Estimate:
-        """Their mean, with an interval over games."""
-        return estimate(self.points)
-
-    @property
-    def returns(self) -> Estimate:
-        """The return of a game: the sum of what its steps paid, signs unless `make` asks for raw rewards."""
-        return estimate([self._return(game) for game in self.games])
-
-    @property
-    def length(self) -> Estimate:
-        """Steps of a game."""
-        return estimate([game.length for game in self.games])
-
-    @property
-    def cut_off(self) -> int:
-        """Games that had not ended by then, or that the game's own limit cut off."""
-        return sum(not game.terminated for game in self.games)
-
-    def _return(self, game: EpisodeResult) -> float:
-        return game.total(self.max_steps)
 
 
 def play_whole_games(
@@ -62,7 +22,7 @@ def play_whole_games(
     seed: int,
     max_steps: int = MAX_STEPS,
     on_game: Callable[[], object] = lambda: None,
-) -> Scores:
+) -> list[EpisodeResult]:
     """Let a policy play whole games; the agent's memory begins anew with each life, as where it learnt.
 
     Args:
@@ -74,6 +34,9 @@ def play_whole_games(
         max_steps: after which a game is cut off.
         on_game: called after each.
 
+    Returns:
+        The games in the order of their seeds; `gym_dream.evaluation.returns.world_figures` makes figures of them.
+
     Raises:
         ValueError: no games, or games of no steps.
     """
@@ -82,6 +45,6 @@ def play_whole_games(
     no_opening = np.zeros((1, 0), np.int64)
     world = RealWorld(make, no_opening, min(games, GAMES_AT_A_TIME), seed)
     try:
-        return Scores(tuple(play(world, policy, games, max_steps, seed, on_game)), max_steps)
+        return play(world, policy, games, max_steps, seed, on_game)
     finally:
         world.close()
