@@ -576,6 +576,8 @@ class Bench:
     )
     """What: the machine's ceilings, a fresh process's first frame, dreams, the parts of a step, updates in training, an
     agent's updates in dreams."""
+    presets: tuple[Literal["small", "diamond-atari"], ...] = ("small", "diamond-atari")
+    """Whose updates in training are measured."""
     minutes: float = 5.0
     """About how long; every case is measured once at least."""
     repeats: int = 5
@@ -599,9 +601,9 @@ class Bench:
         from gym_dream.trainers.bench import updates
         from gym_dream.trainers.presets import PRESETS
 
-        presets = {name: functools.partial(updates, PRESETS[name]) for name in ("small", "diamond-atari")}
-        original = PRESETS["diamond-atari"].world_model
-        found = bench(**vars(self), original=original, updates=presets, update_agent=_agent_update)
+        settings = vars(self) | {"original": PRESETS["diamond-atari"].world_model, "update_agent": _agent_update}
+        made = {name: functools.partial(updates, PRESETS[name]) for name in settings.pop("presets")}
+        found = bench(**settings, updates=made)
         print(text(found))
         print(f"\nWrote {self.out if self.out.suffix == '.json' else self.out / 'bench.json'}.")
 

@@ -73,10 +73,11 @@ def test_verbs_take_what_their_functions_take() -> None:
     assert defaults(cli.Fidelity, without=odd) == defaults(fidelity, without=odd)
     odd = ("training", "data", "progress")
     assert defaults(cli.Fit, without=odd) == defaults(fit, without=odd)
-    odd = ("model", "out", "original", "updates", "update_agent")
+    odd = ("model", "out", "presets", "original", "updates", "update_agent")
     assert defaults(cli.Bench, without=odd) == defaults(bench, without=odd)
     hints = typing.get_type_hints(cli.Bench)
     assert hints["clock"] == Clock and hints["measure"] == tuple[Part, ...]
+    assert set(cli.Bench().presets) == set(PRESETS)
     given = ("game", "preset", "seed", "config", "policy", "make_env", "progress")
     assert defaults(cli.Train, without=given) == defaults(train, without=given)
     assert set(typing.get_args(typing.get_type_hints(cli.Train)["preset"])) == set(LOOPS)

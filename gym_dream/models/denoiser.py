@@ -38,12 +38,17 @@ class DenoiserConfig:
     predict_change: bool = False
     """Let the network predict the change from the last frame, rather than the whole frame, where noise hides it:
     D = c_skip x + (1 - c_skip) last + c_out F instead of D = c_skip x + c_out F."""
+    sigma_change: float = 0.5
+    """With predict_change, the standard deviation of the changes, which EDM's scalings then use in sigma_data's place.
+    Much more than they have (the default) lets noise through that the network then has to undo."""
     change_input: bool = False
     """Show the network, in place of all past frames but the last, the changes from each to the next (in units of
     CHANGE_SCALE): what moves stands out, and so does how."""
 
     def __post_init__(self) -> None:
         check_levels(self.depths, self.channels, self.attention)
+        if not self.sigma_change > 0:
+            raise ValueError(f"sigma_change: expected more than 0, got {self.sigma_change}.")
 
 
 class Preconditioners(NamedTuple):
@@ -135,7 +140,9 @@ class Denoiser(nn.Module):
 
     def preconditioners(self, sigma: Tensor) -> Preconditioners:
         """Scalings for noise levels ``sigma`` (B,)."""
-        return preconditioners(sigma, self.config.sigma_data, self.config.sigma_offset_noise)
+        c = self.config
+        sigma_target = c.sigma_change if c.predict_change else c.sigma_data
+        return preconditioners(sigma, sigma_target, c.sigma_offset_noise)
 
     def base(self, noisy: Tensor, past: Tensor, c: Preconditioners) -> Tensor:
         """What the scaled network output is added to: the part of the estimate that needs no network."""
