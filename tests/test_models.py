@@ -2,7 +2,7 @@
 
 import dataclasses
 from types import MethodType
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -387,12 +387,12 @@ def test_samples_vary_as_data_do_when_begun_with_as_much_noise_as_the_network_is
     """Of data ~ N(0, 0.5^2), whose exact denoiser is a factor; DIAMOND's unit start varies a fifth as much."""
     starts = normal(100_000)
 
-    def spread(start_noise: Literal["unit", "sigma_max"]) -> float:
-        config = SamplerConfig(num_denoising_steps=200, start_noise=start_noise)
+    def spread(sigma_start: float) -> float:
+        config = SamplerConfig(num_denoising_steps=200, sigma_start=sigma_start)
         return sample(lambda x, sigma: x * 0.25 / (0.25 + sigma**2), starts, config, lambda: starts).std().item()
 
-    assert spread("sigma_max") == pytest.approx(0.5, rel=0.05)
-    assert spread("unit") == pytest.approx(spread("sigma_max") / 5, rel=1e-4)
+    assert spread(5.0) == pytest.approx(0.5, rel=0.05)
+    assert spread(1.0) == pytest.approx(spread(5.0) / 5, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ def test_samples_vary_as_data_do_when_begun_with_as_much_noise_as_the_network_is
         ({"sigma_min": 0.0}, "sigma_min"),
         ({"sigma_min": 6.0}, "sigma_max"),
         ({"order": 3}, "order"),
-        ({"start_noise": "none"}, "start_noise"),
+        ({"sigma_start": -1.0}, "sigma_start"),
     ],
 )
 def test_a_sampler_that_cannot_be_is_refused(settings, word):

@@ -18,10 +18,10 @@ class SamplerConfig:
     sigma_min: float = 2e-3
     sigma_max: float = 5.0
     rho: float = 7.0
-    start_noise: Literal["unit", "sigma_max"] = "unit"
-    """Standard deviation of the noise at the start. "unit", as released: a fifth of what the network is told, at every
-    level, so a sample hardly varies and of several futures the same is nearly always drawn. "sigma_max", as EDM
-    derives it: futures are drawn about as often as the network thinks them likely."""
+    sigma_start: float = 1.0
+    """Standard deviation of the noise at the start. 1, as released, is a fifth of what the network is told, and stays so
+    at every level: samples hardly vary, and of several futures the same one is nearly always drawn. With sigma_max,
+    as EDM derives it, each is drawn about as often as the network thinks it likely."""
     order: Literal[1, 2] = 1
     """1: Euler. 2: Heun."""
     s_churn: float = 0.0
@@ -34,8 +34,8 @@ class SamplerConfig:
             raise ValueError(f"num_denoising_steps: expected at least 1, got {self.num_denoising_steps}.")
         if not 0 < self.sigma_min <= self.sigma_max:
             raise ValueError(f"Expected 0 < sigma_min <= sigma_max, got {self.sigma_min} and {self.sigma_max}.")
-        if self.start_noise not in ("unit", "sigma_max"):
-            raise ValueError(f'start_noise: expected "unit" or "sigma_max", got {self.start_noise!r}.')
+        if self.sigma_start < 0:
+            raise ValueError(f"sigma_start: expected at least 0, got {self.sigma_start}.")
         if self.order not in (1, 2):
             raise ValueError(f"order: expected 1 (Euler) or 2 (Heun), got {self.order!r}.")
 
@@ -64,8 +64,7 @@ def sample(
     Returns:
         float32 (B, C, H, W).
     """
-    sigmas = noise_levels(config)
-    x = start * sigmas[0] if config.start_noise == "sigma_max" else start
+    x, sigmas = config.sigma_start * start, noise_levels(config)
     churn = min(config.s_churn / config.num_denoising_steps, 2**0.5 - 1)
     for sigma, next_sigma in itertools.pairwise(sigmas):
         gamma = churn if config.s_tmin <= sigma <= config.s_tmax else 0.0
