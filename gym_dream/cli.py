@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -295,6 +295,9 @@ class Train:
     """Of the networks' arithmetic; auto: bfloat16 where the hardware has it."""
     compile: bool = False
     """Compile the networks: a slow first minute, faster ever after."""
+    schedule: dict[str, int | float] = field(default_factory=dict)
+    """Settings of a new run that differ from the preset's, e.g. --schedule total_steps 50000 test_every 5; they are the
+    fields of gym_dream.trainers.schedules.Schedule."""
     checkpoint_minutes: float = 5.0
     """Time between checkpoints, the most that a crash can cost."""
 
@@ -303,11 +306,14 @@ class Train:
 
         from gym_dream import real
         from gym_dream.agents import AgentPolicy
+        from gym_dream.configuration import from_json, to_json
         from gym_dream.trainers.outer_loop import is_final, stored_config, train
         from gym_dream.trainers.processes import is_first
-        from gym_dream.trainers.schedules import LOOPS
+        from gym_dream.trainers.schedules import LOOPS, Schedule
 
         if self.resume:
+            if self.schedule:
+                raise ValueError("--schedule is for a new run; --resume goes on with the schedule that the run has.")
             config = stored_config(self.out)
             there = config.world_model.env["game"]
             if self.game is not None and real.ale_id(self.game) != real.ale_id(there):
@@ -316,6 +322,8 @@ class Train:
             raise ValueError("Say which game to learn (--game Breakout), or --resume a run.")
         else:
             config = LOOPS[self.preset].config(self.preset, real.env_spec(self.game), self.seed)
+            schedule = from_json(Schedule, to_json(config.schedule) | self.schedule, "--schedule")
+            config = replace(config, schedule=schedule)
         env = config.world_model.env
         sticky = env["repeat_action_probability"]
         curve = train(

@@ -78,7 +78,7 @@ def test_verbs_take_what_their_functions_take() -> None:
     hints = typing.get_type_hints(cli.Bench)
     assert hints["clock"] == Clock and hints["measure"] == tuple[Part, ...]
     assert set(cli.Bench().presets) == set(PRESETS)
-    given = ("game", "preset", "seed", "config", "policy", "make_env", "progress")
+    given = ("game", "preset", "seed", "schedule", "config", "policy", "make_env", "progress")
     assert defaults(cli.Train, without=given) == defaults(train, without=given)
     assert set(typing.get_args(typing.get_type_hints(cli.Train)["preset"])) == set(LOOPS)
     hints = typing.get_type_hints(cli.Fit)
@@ -106,6 +106,8 @@ def test_verbs_take_what_their_functions_take() -> None:
         ("train --out {tmp}/run", "Say which game"),
         ("train --out {tmp}/run --game Brekout", "Did you mean Breakout"),
         ("train --out {tmp}/run --resume", "no run to resume"),
+        ("train --out {tmp}/run --resume --schedule total_steps 9", "--schedule is for a new run"),
+        ("train --out {tmp}/run --game Pong --schedule step 9", "step"),
         ("train --out {tmp}/run --game Pong --device gpu", "device: 'gpu' cannot be used here"),
         ("bench --model {tmp}/nothing --out {tmp}/out", "gym-dream fit"),
         ("bench --out {tmp}/out --batch-sizes 0", "batch_sizes: expected one or several numbers of at least 1"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from gym_dream.models.denoiser import DenoiserConfig
 from gym_dream.models.reward_termination import RewardTerminationConfig
+from gym_dream.models.sampler import SamplerConfig
 from gym_dream.world_model import WorldModelConfig
 
 
@@ -108,8 +109,11 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
             quantisation="round",
             patch_size=2,
             predict_change=True,
+            sigma_change=0.05,  # of all pixels of Breakout 0.037
             change_input=True,
         ),
+        # Two passes can choose between futures, given all the noise and a second level at which these still overlap.
+        sampler=SamplerConfig(num_denoising_steps=2, sigma_start=5.0, sigma_min=0.6),
         reward_termination=RewardTerminationConfig(
             num_actions,
             (height, width),
@@ -136,13 +140,15 @@ PRESETS = {
             targets=4,
             learning_rate=8e-4,
             cooldown=0.3,
-            sigma_loc=0.5,
-            sigma_scale=1.2,
-            sigma_max=6.0,  # little beyond the 5 that sampling begins at
+            sigma_loc=0.3,
+            sigma_scale=1.5,
+            sigma_min=0.25,
+            sigma_max=5.0,  # at which sampling begins; clipped, so much of the training is of that level
             average_decay=0.995,
-            change_weight=60.0,
             context_noise=0.08,
-            event_share=0.6,  # else most go to balls that fly straight and slowly, which it soon knows
+            # Else most go to balls that fly straight and slowly, which it soon knows. But what is shown more often than
+            # it happens is dreamt more often, too.
+            event_share=0.3,
             reward_batch_size=16,
             reward_interval=4,
         ),

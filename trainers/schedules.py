@@ -136,10 +136,6 @@ class LoopPreset:
         )
 
 
-def _small_two_steps(env: dict[str, Any]) -> WorldModelConfig:
-    return replace(PRESETS["small"].world_model(env), sampler=SamplerConfig(num_denoising_steps=2))
-
-
 def _smoke(env: dict[str, Any]) -> WorldModelConfig:
     num_actions, (height, width, channels) = len(env["action_meanings"]), env["frame_shape"]
     return WorldModelConfig(
@@ -196,7 +192,7 @@ LOOPS = {
     ),
     "laptop": LoopPreset(
         "2.3M + 1.2M + 0.6M parameters, 20,000 real steps, PPO in 16 dreams of 2 denoising steps; hours on 2 CPU cores",
-        _small_two_steps,
+        PRESETS["small"].world_model,
         # Half as many updates before the agent's first dreams left no ball in them, and paid it for noise.
         replace(PRESETS["small"].training, cooldown=0.0, learning_rate=6e-4, warmup_steps=50),
         Schedule(
