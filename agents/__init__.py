@@ -1,7 +1,7 @@
 """Learned policies."""
 
 from .actor_critic import ActorCritic, ActorCriticConfig
-from .policy import AgentConfig, AgentPolicy, load_agent
+from .policy import AgentConfig, AgentPolicy, load_agent, shipped_agent
 from .stacked import StackedActorCritic, StackedConfig
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "StackedActorCritic",
     "StackedConfig",
     "load_agent",
+    "shipped_agent",
 ]

@@ -152,6 +152,20 @@ class AgentPolicy:
         return self.network.actor_linear.weight.device
 
 
+def shipped_agent(env: Mapping[str, Any]) -> str | None:
+    """The policy's name (`gym_dream.policy.load_policy`) of the agent that ships for an environment; None if none does.
+
+    Args:
+        env: the environment's specification.
+    """
+    name = str(env.get("game")).lower()
+    path = SHIPPED / name / "config.json"
+    if not path.is_file():
+        return None
+    learnt_in = from_json(AgentConfig, read_json(path), str(path)).env
+    return f"agent:{name}" if all(env.get(key) == learnt_in.get(key) for key in SAME_ENV) else None
+
+
 def load_agent(
     folder: str | os.PathLike[str],
     env: Mapping[str, Any] | None = None,

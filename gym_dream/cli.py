@@ -37,10 +37,11 @@ class Demo:
 
     model: str = "breakout"
     """The world model: one that ships (see `gym-dream list`), a folder, or hub:organisation/name[@revision]."""
-    policy: str = "scripted(noise=0.1)"
-    """What plays in both: scripted or scripted(noise=0.1,lag=2), for Breakout only; random; persistent(repeat=0.9),
-    random actions held for a while; agent:FOLDER, an agent that learnt, or agent(greedy):FOLDER; or sb3:FILE.zip
-    (unpickled: trust it). Each may end in +epsilon=0.1 for a share of random actions."""
+    policy: str | None = None
+    """What plays in both: agent:FOLDER, an agent that learnt, or agent(greedy):FOLDER; scripted or
+    scripted(noise=0.1,lag=2), for Breakout only; random; persistent(repeat=0.9), random actions held for a while; or
+    sb3:FILE.zip (unpickled: trust it). Each may end in +epsilon=0.1 for a share of random actions. By default the agent
+    that ships for the game, agent:breakout; random in other games."""
     steps: int = 300
     """How many, in each world; 15 are a second of the game."""
     out: Path = Path("demo.gif")
@@ -59,7 +60,7 @@ class Demo:
         world_model = WorldModel.load(self.model)
         played = demo(
             world_model,
-            _load_policy(self.policy, world_model.config.env),
+            _player(self.policy, world_model.config.env),
             self.out,
             steps=self.steps,
             seed=self.seed,
@@ -86,10 +87,10 @@ class Play:
     model: str | None = None
     """A world model in place of the id's own: a folder, a name that ships, or hub:organisation/name[@revision]."""
     policy: str | None = None
-    """What plays when you do not: scripted or scripted(noise=0.1,lag=2), for Breakout only; random;
-    persistent(repeat=0.9), random actions held for a while; agent:FOLDER, an agent that learnt, or
-    agent(greedy):FOLDER; or sb3:FILE.zip (unpickled: trust it). Each may end in +epsilon=0.1 for a share of random
-    actions. By default scripted(noise=0.1) in Breakout, random in other games."""
+    """What plays when you do not: agent:FOLDER, an agent that learnt, or agent(greedy):FOLDER; scripted or
+    scripted(noise=0.1,lag=2), for Breakout only; random; persistent(repeat=0.9), random actions held for a while; or
+    sb3:FILE.zip (unpickled: trust it). Each may end in +epsilon=0.1 for a share of random actions. By default the agent
+    that ships for the game, agent:breakout; random in other games."""
     world: Literal["dream", "real"] = "dream"
     """The one to begin in."""
     horizon: int = 1000
@@ -149,12 +150,11 @@ class Play:
 
         world_model = WorldModel.load(self.model or model_of(self.env))
         env = world_model.config.env
-        default = "scripted(noise=0.1)" if env.get("game") == "Breakout" else "random"
         names = ("world", "horizon", "seed", "device", "precision", "compile")
         settings = {name: getattr(self, name) for name in names}
         if self.denoising_steps is not None:
             settings["model_kwargs"] = {"num_denoising_steps": self.denoising_steps}
-        return world_model, _load_policy(self.policy or default, env), settings
+        return world_model, _player(self.policy, env), settings
 
 
 @dataclass(frozen=True)
@@ -654,6 +654,13 @@ def _load_policy(spec: str, env: Mapping[str, Any], source: Literal["pixels", "r
     from gym_dream.policy import load_policy
 
     return load_policy(spec, env, source=source, load_agent=load_agent)
+
+
+def _player(spec: str | None, env: Mapping[str, Any]) -> Policy:
+    """What plays where nothing was asked for: the agent that ships for the environment, else chance."""
+    from gym_dream.agents import shipped_agent
+
+    return _load_policy(spec or shipped_agent(env) or "random", env)
 
 
 def _agent_update(env: Mapping[str, Any], world: TimedDream) -> Callable[[], object]:

@@ -13,7 +13,15 @@ import tiny
 import torch
 
 import gym_dream.files
-from gym_dream.agents import ActorCritic, ActorCriticConfig, AgentConfig, AgentPolicy, StackedConfig, load_agent
+from gym_dream.agents import (
+    ActorCritic,
+    ActorCriticConfig,
+    AgentConfig,
+    AgentPolicy,
+    StackedConfig,
+    load_agent,
+    shipped_agent,
+)
 from gym_dream.agents.actor_critic import Memory
 from gym_dream.cli import main
 from gym_dream.data import Contexts, EpisodeStore
@@ -369,11 +377,19 @@ def test_agents_and_trainers_do_not_know_each_other() -> None:
             assert not [line for line in code if "gym_dream.agents" in line or "gym_dream.trainers" in line], path
 
 
+def test_an_agent_ships_for_breakout_alone() -> None:
+    env = WorldModel.load("breakout").config.env
+    assert shipped_agent(env) == "agent:breakout"
+    assert shipped_agent(env | {"game": "Pong"}) is None
+    assert shipped_agent(env | {"frame_skip": 3}) is None
+    assert shipped_agent({}) is None
+
+
 def test_the_agent_that_ships_plays_better_than_chance() -> None:
     """It learnt in dreams; some lives of the real game are enough to tell it from random play, 0.24 a life."""
     model = WorldModel.load("breakout")
     policy = load_policy("agent:breakout", model.config.env, load_agent=load_agent)
     assert policy.name == "agent:breakout"
-    assert evaluate_policy(policy, model, episodes=16, num_envs=16, horizon=200).returns.mean > 1
+    assert evaluate_policy(policy, model, episodes=16, num_envs=16, horizon=200).returns.mean > 3
     with pytest.raises(FileNotFoundError, match=r"No agent in breakout: .*one that ships \(breakout\)"):
         load_agent("./breakout")  # a folder of one's own
