@@ -263,6 +263,23 @@ def test_a_masked_target_gives_neither_loss_nor_gradient():
         torch.testing.assert_close(a, b)
 
 
+def test_a_change_from_padding_is_not_learnt_and_what_follows_sees_the_real_frame():
+    model, batch = randomised(Denoiser(dataclasses.replace(TINY, predict_change=True))), Batch()
+    batch.mask[1, :4] = False  # its first target is the first frame that there is
+    pasts, network = [], model.network
+    model.network = lambda noisy, past, actions, c: pasts.append(past) or network(noisy, past, actions, c)
+    loss = batch.loss(model)
+    assert torch.equal(pasts[1][1, -1], batch.frames[1, 4])
+    assert not torch.equal(pasts[1][0, -1], batch.frames[0, 4])
+    alone = Batch()
+    alone.mask[1, 4] = False  # the same, said otherwise: nothing to learn
+    alone.mask[1, :4] = False
+    alone.noise = alone.noise[:1]
+    batch.noise = batch.noise[:1]
+    torch.testing.assert_close(batch.loss(model), alone.loss(model))
+    assert loss > 0
+
+
 def test_a_batch_of_padding_alone_has_no_loss():
     batch = Batch()
     batch.mask[:] = False

@@ -198,14 +198,15 @@ def denoiser_loss(
         denoiser: the model.
         frames: float32 (B, L + targets, C, H, W) in [-1, 1], 0 where masked.
         actions: int64 (B, L + targets - 1).
-        mask: bool (B, L + targets), False for padding. Masked history is fed to the network, only losses are masked.
+        mask: bool (B, L + targets), False for padding. Masked history is fed to the network, only losses are masked
+            (see `predicted`).
         noise: the draws of each target; their number is the number of targets.
         context_noise: float32 (B, L, C, H, W), added to the past frames that the network sees (None is DIAMOND's loss):
             it learns to go on from frames that are a little off, as its own are.
         change_weight: extra weight of pixels near which the frame changes (0 is DIAMOND's loss): where a ball of one
             or two pixels flies, an unweighted mean hardly notices that it is missing.
         counts: float32 (targets,), at least 1: of each target, what its sum over samples is divided by; None: the
-            number of its unmasked samples. With those of a whole batch, the losses of its parts add up to its own.
+            number of its samples that are learnt. With those of a whole batch, its parts' losses add up to its own.
 
     Returns:
         A scalar.
@@ -225,15 +226,29 @@ def denoiser_loss(
         output = denoiser.network(noisy, past, actions[:, i : i + length], c)
         error = (output - (x - base) / c.c_out) ** 2
         count = None if counts is None else counts[i]
-        losses.append(target_loss(error, frames, mask, length + i, change_weight, count))
-        history.append(quantise(base + c.c_out * output.detach(), config.quantisation))
+        told = predicted(mask, length + i, config)
+        losses.append(target_loss(error, frames, mask, told, length + i, change_weight, count))
+        estimate = quantise(base + c.c_out * output.detach(), config.quantisation)
+        if config.predict_change:
+            # As a dream begins: with a real frame, and grey before it.
+            estimate = torch.where(told[:, None, None, None], estimate, x)
+        history.append(estimate)
     return torch.stack(losses).mean()
 
 
+def predicted(mask: Tensor, at: int, config: DenoiserConfig) -> Tensor:
+    """Which samples' frame ``at`` is learnt, bool (B,), given which frames are real, bool (B, T).
+
+    After padding there is no last frame from which a change could be told. No dream begins so; and measured by
+    sigma_change, the whole of a frame would count for hundreds of frames with a ball.
+    """
+    return mask[:, at] & mask[:, at - 1] if config.predict_change else mask[:, at]
+
+
 def target_loss(
-    error: Tensor, frames: Tensor, mask: Tensor, at: int, change_weight: float, count: Tensor | None
+    error: Tensor, frames: Tensor, mask: Tensor, told: Tensor, at: int, change_weight: float, count: Tensor | None
 ) -> Tensor:
-    """The mean over unmasked samples of the squared errors of frame ``at`` (B, C, H, W), weighed where it changes.
+    """The mean over samples ``told`` (B,) of the squared errors of frame ``at`` (B, C, H, W), weighed where it changes.
 
     See `denoiser_loss` for ``frames``, ``mask``, ``change_weight`` and ``count`` (of this frame).
     """
@@ -241,7 +256,7 @@ def target_loss(
         # After padding everything is new, which is no reason to weigh all of it.
         known = mask[:, at - 1, None, None, None]
         error = error * torch.where(known, change_weights(frames[:, at - 1], frames[:, at], change_weight), 1.0)
-    return masked_mean(error.flatten(1).mean(dim=1), mask[:, at], count)
+    return masked_mean(error.flatten(1).mean(dim=1), told, count)
 
 
 def change_weights(now: Tensor, following: Tensor, extra: float, threshold: float = 0.1) -> Tensor:

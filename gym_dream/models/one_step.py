@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gym_dream.models.denoiser import Denoiser, quantise, target_loss
+from gym_dream.models.denoiser import Denoiser, predicted, quantise, target_loss
 
 Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
 """start (B, C, H, W), past (B, L, C, H, W), actions (B, L) -> the frame it draws from this noise, (B, C, H, W)."""
@@ -87,9 +87,9 @@ def one_step_loss(
                 target = torch.where(taught[:, None, None, None], teacher(start, past, acted).to(x.dtype), x)
         error = ((drawn - target) / c.c_out) ** 2
         count = None if counts is None else counts[i]
-        losses.append(target_loss(error, frames, mask, length + i, change_weight, count))
-        # What comes before a life's beginning is grey in a dream's past, too.
-        known = mask[:, length + i]
-        history.append(quantise(drawn.detach(), config.quantisation) * known[:, None, None, None])
+        told = predicted(mask, length + i, config)
+        losses.append(target_loss(error, frames, mask, told, length + i, change_weight, count))
+        # As a dream begins: with a real frame, and grey before it.
+        history.append(torch.where(told[:, None, None, None], quantise(drawn.detach(), config.quantisation), x))
         astray.append((history[-1] - x).abs().flatten(1).amax(dim=1) > tolerance)
     return torch.stack(losses).mean()
