@@ -264,6 +264,15 @@ def test_a_student_may_start_from_another_model_than_its_teacher(folders, tmp_pa
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-2)
 
 
+def test_a_student_starts_from_unit_noise_whatever_its_teacher_starts_from(folders, tmp_path):
+    data, _ = folders
+    model = tiny.world_model()
+    noisy = dataclasses.replace(model.config, sampler=SamplerConfig(sigma_start=5.0))
+    dataclasses.replace(model, config=noisy).save(tmp_path / "noisy")
+    made = tiny.fit(tmp_path / "run", data, teacher=str(tmp_path / "noisy"), steps=1)
+    assert WorldModel.load(made).config.sampler == SamplerConfig(num_denoising_steps=1)
+
+
 def test_a_teacher_that_is_not_there(folders, tmp_path):
     data, _ = folders
     with pytest.raises(FileNotFoundError, match=r"(?i)no world model .nobody."):
