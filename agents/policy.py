@@ -176,7 +176,7 @@ def load_agent(
     """Load an agent from the folder that `AgentPolicy.save` wrote.
 
     Args:
-        folder: the folder, or the name of an agent that ships: "breakout", which learnt only in the Breakout dream.
+        folder: the folder, or the name of an agent that ships: "breakout", which learnt in Breakout dreams only.
         env: the specification of the environment it is to play, to be checked against where it learnt.
         greedy: take the likeliest action instead of drawing one.
         device: a PyTorch device, or "auto".

@@ -41,7 +41,7 @@ class Demo:
     """What plays in both: agent:FOLDER, an agent that learnt, or agent(greedy):FOLDER; scripted or
     scripted(noise=0.1,lag=2), for Breakout only; random; persistent(repeat=0.9), random actions held for a while; or
     sb3:FILE.zip (unpickled: trust it). Each may end in +epsilon=0.1 for a share of random actions. By default the agent
-    that ships for the game, agent:breakout; random in other games."""
+    that ships for the environment, agent:breakout; random where none does."""
     steps: int = 300
     """How many, in each world; 15 are a second of the game."""
     out: Path = Path("demo.gif")
@@ -90,7 +90,7 @@ class Play:
     """What plays when you do not: agent:FOLDER, an agent that learnt, or agent(greedy):FOLDER; scripted or
     scripted(noise=0.1,lag=2), for Breakout only; random; persistent(repeat=0.9), random actions held for a while; or
     sb3:FILE.zip (unpickled: trust it). Each may end in +epsilon=0.1 for a share of random actions. By default the agent
-    that ships for the game, agent:breakout; random in other games."""
+    that ships for the environment, agent:breakout; random where none does."""
     world: Literal["dream", "real"] = "dream"
     """The one to begin in."""
     horizon: int = 1000
@@ -540,7 +540,7 @@ class Fidelity:
     denoising_steps: tuple[int, ...] = ()
     """Passes of the denoiser a frame, one or several to compare; by default the model's own setting."""
     model_kwargs: dict[str, int | float] = field(default_factory=dict)
-    """Other settings of the sampler, e.g. --model-kwargs sigma_max 10 order 2."""
+    """Other settings of the sampler, e.g. --model-kwargs sigma_max 10 sigma_start 10."""
     seed: int = 0
     """Of the choice of windows and of the dreams."""
     device: str = "auto"

@@ -34,7 +34,7 @@ def from_json(cls: type[T], values: Any, where: str) -> T:
     if unknown := sorted(set(values) - set(fields)):
         raise ValueError(
             f"{where}: unknown {_list(unknown)}. Known are {_list(sorted(fields))}. "
-            "A newer gym_dream may have written this: upgrade, or remove what is unknown."
+            "Correct or remove what is unknown; if a newer gym_dream wrote this, upgrade."
         )
     required = {f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING}
     if missing := sorted(required - set(values)):

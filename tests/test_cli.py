@@ -17,7 +17,10 @@ import pytest
 from gym_dream import cli
 from gym_dream.cli import main
 from gym_dream.games import GAMES
+from gym_dream.trainers import schedules
 from gym_dream.trainers.imagination import Imagination, ImaginationConfig
+from gym_dream.trainers.schedules import LoopConfig
+from gym_dream.world_model import WorldModel
 
 
 def help_of(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -107,7 +110,7 @@ def test_verbs_take_what_their_functions_take() -> None:
         ("train --out {tmp}/run --game Brekout", "Did you mean Breakout"),
         ("train --out {tmp}/run --resume", "no run to resume"),
         ("train --out {tmp}/run --resume --schedule total_steps 9", "--schedule is for a new run"),
-        ("train --out {tmp}/run --game Pong --schedule step 9", "step"),
+        ("train --out {tmp}/run --game Pong --schedule step 9", "unknown 'step'"),
         ("train --out {tmp}/run --game Pong --device gpu", "device: 'gpu' cannot be used here"),
         ("bench --model {tmp}/nothing --out {tmp}/out", "gym-dream fit"),
         ("bench --out {tmp}/out --batch-sizes 0", "batch_sizes: expected one or several numbers of at least 1"),
@@ -225,6 +228,21 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     short = replace(smoke, schedule=schedule, imagination=ImaginationConfig(rollout=3))
     monkeypatch.setitem(schedules.LOOPS, "smoke", short)
+
+
+def test_a_new_run_takes_a_schedule_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[LoopConfig] = []
+    monkeypatch.setattr("gym_dream.trainers.outer_loop.train", lambda out, config, *_, **__: asked.append(config) or [])
+    changed = ["--schedule", "total_steps", "700", "epsilon", "0.5"]
+    assert main(["train", "--game", "Pong", "--preset", "smoke", "--out", str(tmp_path / "run"), *changed]) == 130
+    assert asked[0].schedule == replace(schedules.LOOPS["smoke"].schedule, total_steps=700, epsilon=0.5)
+
+
+def test_where_no_policy_is_named_the_agent_that_ships_plays_or_chance() -> None:
+    env = WorldModel.load("breakout").config.env
+    assert cli._player(None, env).name == "agent:breakout"
+    assert cli._player(None, env | {"game": "Pong"}).name == "random"
+    assert cli._player("persistent(repeat=0.9)", env).name == "persistent(repeat=0.9)"
 
 
 @pytest.mark.usefixtures("brief")

@@ -268,7 +268,7 @@ def test_a_change_from_padding_is_not_learnt_and_what_follows_sees_the_real_fram
     batch.mask[1, :4] = False  # its first target is the first frame that there is
     pasts, network = [], model.network
     model.network = lambda noisy, past, actions, c: pasts.append(past) or network(noisy, past, actions, c)
-    loss = batch.loss(model)
+    batch.loss(model)
     assert torch.equal(pasts[1][1, -1], batch.frames[1, 4])
     assert not torch.equal(pasts[1][0, -1], batch.frames[0, 4])
     alone = Batch()
@@ -277,7 +277,6 @@ def test_a_change_from_padding_is_not_learnt_and_what_follows_sees_the_real_fram
     alone.noise = alone.noise[:1]
     batch.noise = batch.noise[:1]
     torch.testing.assert_close(batch.loss(model), alone.loss(model))
-    assert loss > 0
 
 
 def test_a_batch_of_padding_alone_has_no_loss():
@@ -309,7 +308,8 @@ def test_what_follows_padding_is_not_taken_to_have_changed():
         ({"cond_channels": 15, "context_length": 5}, ["even", "15"]),
         ({"depths": (1, 1, 1)}, ["depths", "channels", "attention", "3, 2 and 2"]),
         ({"channels": ()}, ["depths", "channels", "attention", "2, 0 and 2"]),
-        ({"sigma_change": 0.0}, ["sigma_change", "more than 0", "0.0"]),
+        ({"sigma_change": 0.05}, ["sigma_change", "0 without predict_change", "0.05"]),
+        ({"sigma_change": -1.0, "predict_change": True}, ["sigma_change", "at least 0", "-1.0"]),
     ],
 )
 def test_sizes_that_do_not_fit_together_are_refused(change, words):
@@ -326,7 +326,7 @@ def test_less_noise_comes_through_a_silent_network_the_smaller_the_changes_it_ex
     past = normal(2, 4, 3, 8, 8).clamp(-1, 1)
     noisy, sigma = past[:, -1] + 0.3 * normal(2, 3, 8, 8, seed=1), torch.full((2,), 0.3)
     left = []
-    for sigma_change in (0.5, 0.05):
+    for sigma_change in (0.0, 0.05):
         model = Denoiser(dataclasses.replace(TINY, predict_change=True, sigma_change=sigma_change))
         left.append((model.base(noisy, past, model.preconditioners(sigma)) - past[:, -1]).std().item())
     assert left[1] < 0.05 * left[0]
@@ -420,6 +420,7 @@ def test_samples_vary_as_data_do_when_begun_with_as_much_noise_as_the_network_is
         ({"sigma_min": 6.0}, "sigma_max"),
         ({"order": 3}, "order"),
         ({"sigma_start": -1.0}, "sigma_start"),
+        ({"sigma_start": float("nan")}, "sigma_start"),
     ],
 )
 def test_a_sampler_that_cannot_be_is_refused(settings, word):

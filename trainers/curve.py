@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from gym_dream.files import atomic_write
 
-from .schedules import LoopConfig
+from .schedules import LOOPS, LoopConfig
 
 Point = Mapping[str, float]
 
@@ -19,6 +20,15 @@ def line(point: Point) -> str:
         f"{when}: {int(point['real_steps']):,} real and {int(point['dreamt_steps']):,} dreamt steps; return of a dream "
         f"{_dream(point)}, of a real game {_real(point, 'real/return')} ({int(point['games'])} games)"
     )
+
+
+def _changes(config: LoopConfig) -> str:
+    """What of the preset's schedule the run has otherwise."""
+    if config.preset not in LOOPS:
+        return ""
+    usual = asdict(LOOPS[config.preset].schedule)
+    changed = [f"{name} {value}" for name, value in asdict(config.schedule).items() if value != usual[name]]
+    return f" with {', '.join(changed)}" if changed else ""
 
 
 def report(out: Path, config: LoopConfig, curve: Sequence[Point], seconds: Mapping[str, float]) -> str:
@@ -46,7 +56,8 @@ def report(out: Path, config: LoopConfig, curve: Sequence[Point], seconds: Mappi
         [
             f"# {env['game']}: an agent that learnt in dreams",
             "",
-            f"Preset {config.preset}, seed {config.seed}: {int(last['real_steps']):,} real steps, {epochs} epochs, "
+            f"Preset {config.preset}{_changes(config)}, seed {config.seed}: {int(last['real_steps']):,} real steps, "
+            f"{epochs} epochs, "
             f"{schedule.world_model_done(epochs - 1):,} updates of the world model, "
             f"{schedule.agent_done(epochs - 1):,} of the agent.",
             "",

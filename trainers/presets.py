@@ -109,7 +109,7 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
             quantisation="round",
             patch_size=2,
             predict_change=True,
-            sigma_change=0.05,  # of all pixels of Breakout 0.037
+            sigma_change=0.05,  # of Breakout 0.037; a game whose whole screen changes may want more
             change_input=True,
         ),
         # Two passes can choose between futures, given all the noise and a second level at which these still overlap.

@@ -60,8 +60,9 @@ class Schedule:
             )
         if not 0 <= self.epsilon <= 1:
             raise ValueError(f"epsilon: expected a probability, got {self.epsilon}.")
-        if min(self.first_world_model_updates, self.world_model_updates, self.agent_updates, self.extra_epochs) < 0:
-            raise ValueError("Expected no negative numbers of updates or epochs.")
+        updates = self.first_world_model_updates, self.world_model_updates, self.first_agent_updates, self.agent_updates
+        if min(*updates, self.rare_rewards, self.extra_epochs) < 0:
+            raise ValueError("Expected no negative numbers of updates, rare rewards or epochs.")
 
     def epochs(self, first: int) -> int:
         """Epochs in all, when the first one took so many real steps."""

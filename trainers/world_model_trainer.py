@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gym_dream.data import Emphasis, Episode, Segments, SegmentSampler, eventful
 from gym_dream.models.compiled import compile_networks
-from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, predicted, to_unit
+from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, learnt, to_unit
 from gym_dream.models.graphs import Function, Recorded
 from gym_dream.models.one_step import Teacher, one_step_loss
 from gym_dream.models.reward_termination import RewardTerminationModel, reward_termination_loss
@@ -255,8 +255,8 @@ class WorldModelTrainer:
         if training.context_noise:
             context = self._context_noise(shape, length, generator)
         mask, config = torch.from_numpy(places.mask), self.world_model.config.denoiser
-        learnt = [predicted(mask, length + i, config).sum() for i in range(training.targets)]
-        counts = self._on_device(torch.stack(learnt).clamp(min=1).float().numpy())
+        samples = [learnt(mask, length + i, config).sum() for i in range(training.targets)]
+        counts = self._on_device(torch.stack(samples).clamp(min=1).float().numpy())
 
         def rows(piece: slice) -> tuple[Tensor, ...]:
             segment = self._segment(sampler.gather(places, piece))

@@ -38,17 +38,20 @@ class DenoiserConfig:
     predict_change: bool = False
     """Let the network predict the change from the last frame, rather than the whole frame, where noise hides it:
     D = c_skip x + (1 - c_skip) last + c_out F instead of D = c_skip x + c_out F."""
-    sigma_change: float = 0.5
+    sigma_change: float = 0.0
     """With predict_change, the standard deviation of the changes, which EDM's scalings then use in sigma_data's place.
-    Much more than they have (the default) lets noise through that the network then has to undo."""
+    0: sigma_data, which is many times as much; the scalings then let noise through that the network has to undo."""
     change_input: bool = False
     """Show the network, in place of all past frames but the last, the changes from each to the next (in units of
     CHANGE_SCALE): what moves stands out, and so does how."""
 
     def __post_init__(self) -> None:
         check_levels(self.depths, self.channels, self.attention)
-        if not self.sigma_change > 0:
-            raise ValueError(f"sigma_change: expected more than 0, got {self.sigma_change}.")
+        if not self.sigma_change >= 0 or (self.sigma_change and not self.predict_change):
+            raise ValueError(
+                f"sigma_change: expected at least 0, and 0 without predict_change, got {self.sigma_change} and "
+                f"predict_change={self.predict_change}."
+            )
 
 
 class Preconditioners(NamedTuple):
@@ -141,8 +144,7 @@ class Denoiser(nn.Module):
     def preconditioners(self, sigma: Tensor) -> Preconditioners:
         """Scalings for noise levels ``sigma`` (B,)."""
         c = self.config
-        sigma_target = c.sigma_change if c.predict_change else c.sigma_data
-        return preconditioners(sigma, sigma_target, c.sigma_offset_noise)
+        return preconditioners(sigma, c.sigma_change or c.sigma_data, c.sigma_offset_noise)
 
     def base(self, noisy: Tensor, past: Tensor, c: Preconditioners) -> Tensor:
         """What the scaled network output is added to: the part of the estimate that needs no network."""
@@ -189,17 +191,18 @@ def denoiser_loss(
     change_weight: float = 0.0,
     counts: Tensor | None = None,
 ) -> Tensor:
-    """The denoising loss, mean over autoregressive targets of the mean over unmasked samples of (F - target)^2.
+    """The denoising loss, mean over autoregressive targets of the mean over samples learnt of (F - target)^2.
 
     From the second target on, the denoised estimate of the target before (one pass, quantised, no gradient) stands in
-    for the real frame in the history: the network learns to go on from its own errors.
+    for the real frame in the history, save where that frame was not learnt: the network learns to go on from its own
+    errors.
 
     Args:
         denoiser: the model.
         frames: float32 (B, L + targets, C, H, W) in [-1, 1], 0 where masked.
         actions: int64 (B, L + targets - 1).
         mask: bool (B, L + targets), False for padding. Masked history is fed to the network, only losses are masked
-            (see `predicted`).
+            (see `learnt`).
         noise: the draws of each target; their number is the number of targets.
         context_noise: float32 (B, L, C, H, W), added to the past frames that the network sees (None is DIAMOND's loss):
             it learns to go on from frames that are a little off, as its own are.
@@ -226,29 +229,29 @@ def denoiser_loss(
         output = denoiser.network(noisy, past, actions[:, i : i + length], c)
         error = (output - (x - base) / c.c_out) ** 2
         count = None if counts is None else counts[i]
-        told = predicted(mask, length + i, config)
-        losses.append(target_loss(error, frames, mask, told, length + i, change_weight, count))
+        counted = learnt(mask, length + i, config)
+        losses.append(target_loss(error, frames, mask, counted, length + i, change_weight, count))
         estimate = quantise(base + c.c_out * output.detach(), config.quantisation)
         if config.predict_change:
             # As a dream begins: with a real frame, and grey before it.
-            estimate = torch.where(told[:, None, None, None], estimate, x)
+            estimate = torch.where(counted[:, None, None, None], estimate, x)
         history.append(estimate)
     return torch.stack(losses).mean()
 
 
-def predicted(mask: Tensor, at: int, config: DenoiserConfig) -> Tensor:
+def learnt(mask: Tensor, at: int, config: DenoiserConfig) -> Tensor:
     """Which samples' frame ``at`` is learnt, bool (B,), given which frames are real, bool (B, T).
 
-    After padding there is no last frame from which a change could be told. No dream begins so; and measured by
-    sigma_change, the whole of a frame would count for hundreds of frames with a ball.
+    With predict_change, not the first frame after padding: there is no last frame that it could be a change from, no
+    dream begins so, and a whole frame in units of sigma_change would outweigh hundreds of ordinary changes.
     """
     return mask[:, at] & mask[:, at - 1] if config.predict_change else mask[:, at]
 
 
 def target_loss(
-    error: Tensor, frames: Tensor, mask: Tensor, told: Tensor, at: int, change_weight: float, count: Tensor | None
+    error: Tensor, frames: Tensor, mask: Tensor, counted: Tensor, at: int, change_weight: float, count: Tensor | None
 ) -> Tensor:
-    """The mean over samples ``told`` (B,) of the squared errors of frame ``at`` (B, C, H, W), weighed where it changes.
+    """The mean over samples ``counted`` (B,) of squared errors of frame ``at`` (B, C, H, W), weighed where it changes.
 
     See `denoiser_loss` for ``frames``, ``mask``, ``change_weight`` and ``count`` (of this frame).
     """
@@ -256,7 +259,7 @@ def target_loss(
         # After padding everything is new, which is no reason to weigh all of it.
         known = mask[:, at - 1, None, None, None]
         error = error * torch.where(known, change_weights(frames[:, at - 1], frames[:, at], change_weight), 1.0)
-    return masked_mean(error.flatten(1).mean(dim=1), told, count)
+    return masked_mean(error.flatten(1).mean(dim=1), counted, count)
 
 
 def change_weights(now: Tensor, following: Tensor, extra: float, threshold: float = 0.1) -> Tensor:

@@ -5,7 +5,7 @@ Several steps of a sampler exist to choose one of several futures: a single step
 and a past is compared with
 
 * the real frame, as long as the past that it sees is still what really happened. Where a game's past determines its
-  future, as in Breakout without sticky actions, the average *is* the future.
+  future, as in Breakout without sticky actions but for its serves, the average *is* the future.
 * the teacher's frame, sampled in some steps from the *same* noise and past, as soon as the student's own past has
   strayed from reality, for reality does not go on from there: its average over all that might have happened is a smear.
   The teacher's sampler is deterministic, so noise and past determine its frame and nothing is left to average. This is
@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gym_dream.models.denoiser import Denoiser, predicted, quantise, target_loss
+from gym_dream.models.denoiser import Denoiser, learnt, quantise, target_loss
 
 Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
 """start (B, C, H, W), past (B, L, C, H, W), actions (B, L) -> the frame it draws from this noise, (B, C, H, W)."""
@@ -45,7 +45,7 @@ def one_step_loss(
     change_weight: float = 0.0,
     counts: Tensor | None = None,
 ) -> Tensor:
-    """The mean over autoregressive targets of the mean over unmasked samples of |D(x_T; sigma) - target|^2 / c_out^2.
+    """The mean over autoregressive targets of the mean over samples learnt of |D(x_T; sigma) - target|^2 / c_out^2.
 
     x_T ~ N(0, I) and D are as in `gym_dream.models.denoiser`, so this is the squared error of F.
 
@@ -87,9 +87,9 @@ def one_step_loss(
                 target = torch.where(taught[:, None, None, None], teacher(start, past, acted).to(x.dtype), x)
         error = ((drawn - target) / c.c_out) ** 2
         count = None if counts is None else counts[i]
-        told = predicted(mask, length + i, config)
-        losses.append(target_loss(error, frames, mask, told, length + i, change_weight, count))
+        counted = learnt(mask, length + i, config)
+        losses.append(target_loss(error, frames, mask, counted, length + i, change_weight, count))
         # As a dream begins: with a real frame, and grey before it.
-        history.append(torch.where(told[:, None, None, None], quantise(drawn.detach(), config.quantisation), x))
+        history.append(torch.where(counted[:, None, None, None], quantise(drawn.detach(), config.quantisation), x))
         astray.append((history[-1] - x).abs().flatten(1).amax(dim=1) > tolerance)
     return torch.stack(losses).mean()

@@ -19,9 +19,10 @@ class SamplerConfig:
     sigma_max: float = 5.0
     rho: float = 7.0
     sigma_start: float = 1.0
-    """Standard deviation of the noise at the start. 1, as released, is a fifth of what the network is told, and stays
-    so at every level: samples hardly vary, and of several futures the same one is nearly always drawn. With sigma_max,
-    as EDM derives it, each is drawn about as often as the network thinks it likely."""
+    """Standard deviation of the noise at the start; it does not follow sigma_max. 1, as released, is a fifth of the
+    sigma_max that the network is told, and stays so at every level: samples hardly vary, and of several futures the
+    same one is nearly always drawn. As much as sigma_max, as EDM derives it: each is drawn about as often as the
+    network thinks it likely."""
     order: Literal[1, 2] = 1
     """1: Euler. 2: Heun."""
     s_churn: float = 0.0
@@ -34,8 +35,8 @@ class SamplerConfig:
             raise ValueError(f"num_denoising_steps: expected at least 1, got {self.num_denoising_steps}.")
         if not 0 < self.sigma_min <= self.sigma_max:
             raise ValueError(f"Expected 0 < sigma_min <= sigma_max, got {self.sigma_min} and {self.sigma_max}.")
-        if self.sigma_start < 0:
-            raise ValueError(f"sigma_start: expected at least 0, got {self.sigma_start}.")
+        if not 0 <= self.sigma_start < float("inf"):
+            raise ValueError(f"sigma_start: expected a number of at least 0, got {self.sigma_start}.")
         if self.order not in (1, 2):
             raise ValueError(f"order: expected 1 (Euler) or 2 (Heun), got {self.order!r}.")
 
