@@ -85,7 +85,7 @@ def test_the_card_of_a_run(run: Path, tmp_path: Path) -> None:
     assert "hours on an abacus. 6% of the games were held out." in text
     assert "held-out denoiser loss" in text and "held-out termination loss" in text
     assert "| reward +1 | 1 |" in text and "| ending | 1 |" in text  # of the one game held out
-    assert "ball within 2 px" in text and "| 1 | dream, 3 denoising steps (as shipped) |" in text
+    assert "ball within 2 px" in text and "| 1 | dream, 2 denoising steps (as shipped) |" in text
     assert "| 15 | dream, 1 denoising step |" in text
     assert "| 50 |" not in text  # the games are too short
     assert "| 1-15 | last frame repeated |" in text
