@@ -334,6 +334,7 @@ def test_torn_files_of_a_killed_run_are_ignored_and_go(data, finished, tmp_path)
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     (out / f".{NAME}.123.abcd.tmp").write_bytes((out / NAME).read_bytes()[:1000])
+    (out / ".tmpAb12Cd").write_bytes(b"torn")  # as safetensors calls its own
     shutil.copytree(out / "world_model", out / ".world_model.x1y2")
     (out / ".world_model.x1y2" / "denoiser.safetensors").write_bytes(b"")
     (out / ".world_model.old.z3").mkdir()

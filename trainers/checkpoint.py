@@ -55,8 +55,10 @@ def remove_torn(folder: Path, *delivered: str) -> None:
         folder: the run folder.
         delivered: the folders in it that are replaced in one step.
     """
-    for torn in (*folder.glob(".*.tmp"), *folder.glob("episodes/.*.tmp")):
-        torn.unlink()
+    # Ours, and those that safetensors writes to before it has all of one of ours.
+    for name in (".*.tmp", ".tmp*"):
+        for torn in (*folder.glob(name), *folder.glob(f"episodes/{name}")):
+            torn.unlink()
     for name in delivered:
         if (folder / name).exists():  # else a kill may have left the old one under another name
             for half in folder.glob(f".{name}.*"):
