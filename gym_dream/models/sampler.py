@@ -19,10 +19,10 @@ class SamplerConfig:
     sigma_max: float = 5.0
     rho: float = 7.0
     sigma_start: float = 1.0
-    """Standard deviation of the noise at the start; it does not follow sigma_max. 1, as released, is a fifth of the
-    sigma_max that the network is told, and stays so at every level: samples hardly vary, and of several futures the
-    same one is nearly always drawn. As much as sigma_max, as EDM derives it: each is drawn about as often as the
-    network thinks it likely."""
+    """Standard deviation of the noise at the start; it does not follow sigma_max. 1, as released (against drift, as
+    the authors say), is a fifth of the sigma_max that the network is told, and stays so at every level: samples hardly
+    vary, and of several futures the same one is nearly always drawn. As much as sigma_max, as EDM derives it: each is
+    drawn about as often as the network thinks it likely."""
     order: Literal[1, 2] = 1
     """1: Euler. 2: Heun."""
     s_churn: float = 0.0
