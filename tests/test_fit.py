@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,19 @@ def test_evaluation_is_repeatable_and_leaves_the_run_alone(data, finished):
     assert first == run.evaluate() and all(map(math.isfinite, first.values()))
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.denoiser.tensors().items())
     assert set(first) == {"held_out/denoiser_loss", "held_out/reward_loss", "held_out/termination_loss"}
+
+
+def test_padding_looks_the_same_to_the_networks_whatever_it_holds(data, finished, monkeypatch):
+    run, tensors, padded = Fit(*fit_arguments(config_of(finished), data)), Fit._segment, []
+    stored = run.evaluate()
+
+    def fill(self: Fit, segments: Any) -> Any:
+        padded.append(~segments.mask.all())
+        frames = np.where(segments.mask[..., None, None, None], segments.frames, np.uint8(200))
+        return tensors(self, replace(segments, frames=frames))
+
+    monkeypatch.setattr(Fit, "_segment", fill)
+    assert run.evaluate() == stored and any(padded)
 
 
 @pytest.mark.parametrize("left", ["denoiser", "reward"])

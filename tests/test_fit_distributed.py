@@ -34,7 +34,6 @@ TRAINING = {
     "reward_interval": 1,
     "context_noise": 0.1,
     "event_share": 0.5,
-    "change_weight": 5.0,
 }
 STEPS = 4
 

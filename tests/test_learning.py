@@ -6,7 +6,8 @@ it made is judged by the same measure, with sound code.
 
 A game of 16 pixels, which the small preset's own networks learn from nothing in a minute of one core, shows that breaks
 are caught. Lives of Breakout in its full size are slow tests: rewards and endings from nothing, frames from the weights
-that ship. A loss that counts padding, too, is not caught: the model recovers its lives all the same.
+that ship. Not caught, since the model recovers its lives all the same: a loss that counts padding, padding of another
+shade, real frames in the history of later targets. `test_models.py` and `test_fit.py` hold those.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from gym_dream.data.segments import Spans
 from gym_dream.evaluation.events import judge
 from gym_dream.evaluation.probes import DETAILS
 from gym_dream.evaluation.rollouts import Windows, draw_windows, repeat_last_frame, replay
-from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, to_unit
+from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss
 from gym_dream.trainers import fit as fitting
 from gym_dream.trainers import run
+from gym_dream.trainers import world_model_trainer as updating
 from gym_dream.world_model import WorldModel
 
 TRAINED, HELD_OUT = 10, 2  # lives
@@ -234,36 +236,8 @@ def final_frame_is_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Spans, "gather", broken)
 
 
-def black_padding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training shows padded frames black, as they are stored; dreams show them grey."""
-    monkeypatch.setattr(fitting, "to_unit", lambda frames, mask: to_unit(frames, torch.ones_like(mask)))
-
-
-def real_history(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second target on, the history holds the real frames, not the network's own estimates."""
-
-    def change(length: int, i: int, frames: Tensor) -> Tensor:
-        return frames[:, i : i + length + 1]
-
-    _change_history(monkeypatch, change)
-
-
 def stuck_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second target on, the history is still that of the first."""
-
-    def change(length: int, i: int, frames: Tensor) -> Tensor:
-        return torch.cat([frames[:, :length], frames[:, length + i : length + i + 1]], dim=1)
-
-    _change_history(monkeypatch, change)
-
-
-def _change_segments(monkeypatch: pytest.MonkeyPatch, change: Callable[[Segments], Segments]) -> None:
-    gather = Spans.gather
-    monkeypatch.setattr(Spans, "gather", lambda self, *arguments: change(gather(self, *arguments)))
-
-
-def _change_history(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, int, Tensor], Tensor]) -> None:
-    """Make every target a first target, whose history and next frame ``change`` picks."""
 
     def broken(
         denoiser: Denoiser,
@@ -274,20 +248,22 @@ def _change_history(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, int,
         **settings: Any,
     ) -> Tensor:
         length = denoiser.config.context_length
+
+        def first(tensor: Tensor, i: int) -> Tensor:
+            return torch.cat([tensor[:, :length], tensor[:, length + i : length + i + 1]], dim=1)
+
         losses = [
-            denoiser_loss(
-                denoiser,
-                change(length, i, frames),
-                actions[:, i : i + length],
-                change(length, i, mask),
-                [draw],
-                **settings,
-            )
+            denoiser_loss(denoiser, first(frames, i), actions[:, i : i + length], first(mask, i), [draw], **settings)
             for i, draw in enumerate(noise)
         ]
         return torch.stack(losses).mean()
 
-    monkeypatch.setattr(fitting, "denoiser_loss", broken)
+    monkeypatch.setattr(updating, "denoiser_loss", broken)
+
+
+def _change_segments(monkeypatch: pytest.MonkeyPatch, change: Callable[[Segments], Segments]) -> None:
+    gather = Spans.gather
+    monkeypatch.setattr(Spans, "gather", lambda self, *arguments: change(gather(self, *arguments)))
 
 
 # Lives of 16 pixels
@@ -298,13 +274,12 @@ BRICKS_FRAMES = FRAMES | {
     "batch_size": 8,
     "targets": 3,
     "learning_rate": 1e-3,
-    "change_weight": 5.0,
-    "context_noise": 0.0,  # it makes up for much of what the second target is for
+    "context_noise": 0.0,
     "sigma_loc": 1.0,
     "sigma_scale": 2.0,
 }
 BRICKS_FRAME_UPDATES = 250
-BRICKS_ABOVE = 4.0  # dB: sound code reaches 5.3 to 6.0, without the second target 1.9 to 2.4
+BRICKS_ABOVE = 9.0  # dB: sound code reaches 11.9 to 12.8, with a history that stands still 0.0 to 0.5
 BRICKS_THINGS = {"ball": Thing(bricks.locate_ball, lambda places: ~np.isnan(places[:, 0]))}
 
 
@@ -335,10 +310,9 @@ def test_endings_of_bricks_do_not_come_back_if_broken(broken, bricks_data, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("broken", [black_padding, real_history, stuck_history])
-def test_frames_of_bricks_do_not_come_back_if_broken(broken, bricks_data, tmp_path, monkeypatch):
+def test_frames_of_bricks_do_not_come_back_if_history_stands_still(bricks_data, tmp_path, monkeypatch):
     model, lives = fit(
-        bricks_data, tmp_path / "run", monkeypatch, broken, steps=BRICKS_FRAME_UPDATES, training=BRICKS_FRAMES
+        bricks_data, tmp_path / "run", monkeypatch, stuck_history, steps=BRICKS_FRAME_UPDATES, training=BRICKS_FRAMES
     )
     assert any("dB" in fault for fault in frame_faults(model, lives, BRICKS_THINGS, BRICKS_ABOVE))
 
@@ -361,7 +335,6 @@ BREAKOUT_FRAMES = FRAMES | {
     "average_decay": 0.98,
     "cooldown": 0.5,
     "context_noise": 0.03,
-    "change_weight": 40.0,
     "sigma_loc": 1.0,
     "sigma_scale": 1.5,
     "event_share": 0.5,

@@ -11,7 +11,6 @@ from gym_dream.models.denoiser import (
     Denoiser,
     DenoiserConfig,
     TrainingNoise,
-    change_weights,
     denoiser_loss,
     quantise,
     to_uint8,
@@ -79,18 +78,6 @@ def test_padding_is_mid_grey_whatever_it_holds():
     assert x.shape == (2, 3, 3, 4, 5)
     assert (x[~real] == 0).all()
     torch.testing.assert_close(x[real], frames[real].movedim(-1, -3) / 127.5 - 1)
-
-
-def test_change_weights_surround_what_moves():
-    now = torch.zeros(3, 3, 8, 8)
-    following = now.clone()
-    following[1, 2, 4, 5] = 0.2  # one channel of one pixel is enough
-    following[1, 0, 0, 0] = -0.2  # at the border
-    following[2] += 0.05  # a change nobody sees
-    weights = change_weights(now, following, extra=60.0)
-    expected = torch.ones(3, 1, 8, 8)
-    expected[1, 0, 3:6, 4:7] = expected[1, 0, :2, :2] = 61
-    assert torch.equal(weights, expected)
 
 
 # Layers
@@ -176,7 +163,7 @@ def test_a_network_that_hits_the_target_of_the_loss_denoises_to_the_frame(change
 
     model.network = MethodType(perfect, model)
     draw = TrainingNoise(torch.tensor([0.1, 5.0]), normal(2, 3, 1, 1), normal(2, 3, 8, 8))
-    assert denoiser_loss(model, frames, actions, torch.ones(2, 5).bool(), [draw], change_weight=9.0) < 1e-8
+    assert denoiser_loss(model, frames, actions, torch.ones(2, 5).bool(), [draw]) < 1e-8
     noisy = x + 0.3 * draw.offset + draw.sigma[:, None, None, None] * draw.pixel
     torch.testing.assert_close(model(noisy, draw.sigma, frames[:, :-1], actions), x, atol=1e-4, rtol=0)
 
@@ -257,7 +244,7 @@ def test_a_masked_target_gives_neither_loss_nor_gradient():
         batch = Batch()
         batch.mask[1, 5] = False
         batch.frames[1, 5] = value
-        return list(torch.autograd.grad(batch.loss(model, change_weight=9.0), list(model.parameters())))
+        return list(torch.autograd.grad(batch.loss(model), list(model.parameters())))
 
     for a, b in zip(gradients(0.0), gradients(0.9), strict=True):
         torch.testing.assert_close(a, b)
@@ -283,21 +270,6 @@ def test_a_batch_of_padding_alone_has_no_loss():
     batch = Batch()
     batch.mask[:] = False
     assert batch.loss(randomised(Denoiser(TINY))) == 0
-
-
-def test_the_extra_weight_falls_on_what_changes_alone():
-    model, batch = randomised(Denoiser(TINY)), Batch()
-    torch.testing.assert_close(batch.loss(model, change_weight=0.0), batch.loss(model))
-    assert batch.loss(model, change_weight=9.0) > 5 * batch.loss(model)  # noise changes everywhere
-    batch.frames = batch.frames[:, :1].expand(-1, 6, -1, -1, -1)
-    torch.testing.assert_close(batch.loss(model, change_weight=9.0), batch.loss(model))
-
-
-def test_what_follows_padding_is_not_taken_to_have_changed():
-    model, batch = randomised(Denoiser(TINY)), Batch()
-    batch.noise = batch.noise[:1]
-    batch.mask[:, :4] = False
-    torch.testing.assert_close(batch.loss(model, change_weight=9.0), batch.loss(model))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_perfect_student_of_the_real_frames_has_no_loss_and_of_a_wrong_teacher
         return (target - self.base(noisy, past, c)) / c.c_out
 
     student.network = MethodType(perfect, student)
-    assert loss(student, change_weight=9.0) < 1e-8
+    assert loss(student) < 1e-8
     assert loss(student, TAUGHT) > 0.1
 
 
@@ -155,8 +155,7 @@ def test_the_teacher_draws_from_the_student_s_noise_and_past(student):
     torch.testing.assert_close(calls[1][1], torch.cat([FRAMES[:, 1:4], expected[:, None]], dim=1))
 
 
-def test_what_changes_weighs_more_and_padding_nothing(student):
-    assert loss(student, change_weight=9.0) > 2 * loss(student)  # random frames change almost everywhere
+def test_padding_has_no_loss(student):
     masked = one_step_loss(
         student, FRAMES, ACTIONS, torch.zeros(3, 6).bool(), STARTS, SIGMA, teacher=copied, tolerance=REAL
     )

@@ -35,9 +35,6 @@ class TrainingConfig:
     sigma_scale: float = 1.2
     sigma_min: float = 2e-3
     sigma_max: float = 20.0
-    change_weight: float = 0.0
-    """Extra weight of pixels near which the frame changes. It brings a ball sooner, and biases what may or may not
-    happen towards happening."""
     context_noise: float = 0.0
     """Noise on the past frames: each sample draws a standard deviation from [0, context_noise], for a shift of each
     channel common to its frames and for every pixel. Teaches a dream to wash errors out instead of adding them up."""

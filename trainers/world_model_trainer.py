@@ -290,7 +290,6 @@ class WorldModelTrainer:
                     mask,
                     [TrainingNoise(*draw) for draw in zip(sigma, offset, pixel, strict=True)],
                     context_noise=context_noise,
-                    change_weight=training.change_weight,
                     counts=counts,
                 )
             else:
@@ -304,7 +303,6 @@ class WorldModelTrainer:
                     teacher=self.teacher,
                     tolerance=training.tolerance,
                     context_noise=context_noise,
-                    change_weight=training.change_weight,
                     counts=counts,
                 )
         return loss[None]

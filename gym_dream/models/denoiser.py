@@ -188,7 +188,6 @@ def denoiser_loss(
     noise: Sequence[TrainingNoise],
     *,
     context_noise: Tensor | None = None,
-    change_weight: float = 0.0,
     counts: Tensor | None = None,
 ) -> Tensor:
     """The denoising loss, mean over autoregressive targets of the mean over samples learnt of (F - target)^2.
@@ -206,8 +205,6 @@ def denoiser_loss(
         noise: the draws of each target; their number is the number of targets.
         context_noise: float32 (B, L, C, H, W), added to the past frames that the network sees (None is DIAMOND's loss):
             it learns to go on from frames that are a little off, as its own are.
-        change_weight: extra weight of pixels near which the frame changes (0 is DIAMOND's loss): where a ball of one
-            or two pixels flies, an unweighted mean hardly notices that it is missing.
         counts: float32 (targets,), at least 1: of each target, what its sum over samples is divided by; None: the
             number of its samples that are learnt. With those of a whole batch, its parts' losses add up to its own.
 
@@ -230,7 +227,7 @@ def denoiser_loss(
         error = (output - (x - base) / c.c_out) ** 2
         count = None if counts is None else counts[i]
         counted = learnt(mask, length + i, config)
-        losses.append(target_loss(error, frames, mask, counted, length + i, change_weight, count))
+        losses.append(masked_mean(error.flatten(1).mean(dim=1), counted, count))
         estimate = quantise(base + c.c_out * output.detach(), config.quantisation)
         if config.predict_change:
             # As a dream begins: with a real frame, and grey before it.
@@ -246,26 +243,6 @@ def learnt(mask: Tensor, at: int, config: DenoiserConfig) -> Tensor:
     dream begins so, and a whole frame in units of sigma_change would outweigh hundreds of ordinary changes.
     """
     return mask[:, at] & mask[:, at - 1] if config.predict_change else mask[:, at]
-
-
-def target_loss(
-    error: Tensor, frames: Tensor, mask: Tensor, counted: Tensor, at: int, change_weight: float, count: Tensor | None
-) -> Tensor:
-    """The mean over samples ``counted`` (B,) of squared errors of frame ``at`` (B, C, H, W), weighed where it changes.
-
-    See `denoiser_loss` for ``frames``, ``mask``, ``change_weight`` and ``count`` (of this frame).
-    """
-    if change_weight:
-        # After padding everything is new, which is no reason to weigh all of it.
-        known = mask[:, at - 1, None, None, None]
-        error = error * torch.where(known, change_weights(frames[:, at - 1], frames[:, at], change_weight), 1.0)
-    return masked_mean(error.flatten(1).mean(dim=1), counted, count)
-
-
-def change_weights(now: Tensor, following: Tensor, extra: float, threshold: float = 0.1) -> Tensor:
-    """Weights (B, 1, H, W): 1 + ``extra`` within a pixel of where two frames (B, C, H, W) differ visibly, else 1."""
-    changed = ((following - now).abs().amax(dim=1, keepdim=True) > threshold).float()
-    return 1 + extra * F.max_pool2d(changed, 3, stride=1, padding=1)
 
 
 def masked_mean(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gym_dream.models.denoiser import Denoiser, learnt, quantise, target_loss
+from gym_dream.models.denoiser import Denoiser, learnt, masked_mean, quantise
 
 Teacher = Callable[[Tensor, Tensor, Tensor], Tensor]
 """start (B, C, H, W), past (B, L, C, H, W), actions (B, L) -> the frame it draws from this noise, (B, C, H, W)."""
@@ -42,7 +42,6 @@ def one_step_loss(
     teacher: Teacher,
     tolerance: float,
     context_noise: Tensor | None = None,
-    change_weight: float = 0.0,
     counts: Tensor | None = None,
 ) -> Tensor:
     """The mean over autoregressive targets of the mean over samples learnt of |D(x_T; sigma) - target|^2 / c_out^2.
@@ -61,7 +60,6 @@ def one_step_loss(
             this from the real one, else the teacher's. Frames span [-1, 1]: from 2 on it is always the real frame,
             below 0 always the teacher's.
         context_noise: as for `gym_dream.models.denoiser.denoiser_loss`.
-        change_weight: likewise; what counts as changed is what changes in the real frames.
         counts: likewise.
 
     Returns:
@@ -88,7 +86,7 @@ def one_step_loss(
         error = ((drawn - target) / c.c_out) ** 2
         count = None if counts is None else counts[i]
         counted = learnt(mask, length + i, config)
-        losses.append(target_loss(error, frames, mask, counted, length + i, change_weight, count))
+        losses.append(masked_mean(error.flatten(1).mean(dim=1), counted, count))
         # As a dream begins: with a real frame, and grey before it.
         history.append(torch.where(counted[:, None, None, None], quantise(drawn.detach(), config.quantisation), x))
         astray.append((history[-1] - x).abs().flatten(1).amax(dim=1) > tolerance)
