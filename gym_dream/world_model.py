@@ -21,6 +21,7 @@ from gym_dream.models import int8
 from gym_dream.models.compiled import compile_networks
 from gym_dream.models.denoiser import Denoiser, DenoiserConfig
 from gym_dream.models.diamond import DiamondDynamics
+from gym_dream.models.prepared import prepare
 from gym_dream.models.reward_termination import RewardTerminationConfig, RewardTerminationModel
 from gym_dream.models.sampler import SamplerConfig
 
@@ -185,6 +186,7 @@ class WorldModel:
         if precision == "int8" and int8.available(where):
             exact = DiamondDynamics(denoiser, reward_termination, settings, where, torch.float32)
             int8.convert(denoiser.inner_model.unet, lambda: self._rehearse(exact), dtype)
+        prepare(denoiser, reward_termination, dtype)
         if compile:
             compile_networks(denoiser.inner_model, reward_termination.encoder, device=where)
         return DiamondDynamics(denoiser, reward_termination, settings, where, dtype)

@@ -283,7 +283,7 @@ def test_updates_are_those_of_the_trainer(tmp_path):
                 changed = {n for n, w in before.items() if not torch.equal(w, _weights(getattr(trained, n)))}
                 assert changed == {"denoiser", "reward_termination"} - {other}
             weight = trained.world_model.denoiser.inner_model.unet.mid_blocks.resblocks[0].conv1.weight
-            assert weight.is_contiguous() == (not engine.channels_last)
+            assert weight.is_contiguous() == engine.plain
 
 
 def _weights(learner: Any) -> torch.Tensor:

@@ -403,12 +403,11 @@ def test_a_dream_compiles_each_network_once_and_as_one_graph(small):
 
 
 def test_networks_in_training_compile_as_one_graph(small):
-    networks = open_dynamics(small, FLOAT32, CPU)
-    inputs = Inputs.draw(networks, 2)
+    inputs = Inputs.draw(open_dynamics(small, FLOAT32, CPU), 2)
     seen, cond = inputs.past.flatten(1, 2), torch.rand(2, small.config.reward_termination.cond_channels)
     calls = {
-        networks.denoiser.inner_model: (inputs.past[:, 0], torch.ones(2), seen, inputs.actions),
-        networks.reward_termination.encoder: (seen[:, :6], cond),
+        small.denoiser.inner_model: (inputs.past[:, 0], torch.ones(2), seen, inputs.actions),
+        small.reward_termination.encoder: (seen[:, :6], cond),
     }
     for network, arguments in calls.items():
         compiled = torch.compile(network, backend="eager", fullgraph=True)

@@ -48,8 +48,8 @@ def updates(
     """
     episodes = [made_up_episode(env, seed) for seed in range(GAMES)]
     config = FitConfig(preset.world_model(env), preset.training, "made up", GAMES, 1 / GAMES, seed=0)
-    fit = Fit(config, episodes, device, getattr(torch, engine.precision), engine.compile, record=engine.record)
-    if not engine.channels_last:
+    fit = Fit(config, episodes, device, getattr(torch, engine.precision), engine.compile, record=not engine.plain)
+    if engine.plain:
         for learner in (fit.denoiser, fit.reward_termination):
             _contiguous(learner)
 

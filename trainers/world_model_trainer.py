@@ -372,7 +372,8 @@ class WorldModelTrainer:
 
 def _teacher(world_model: WorldModel, device: torch.device) -> Teacher:
     """Draws frames as the world model's own dreams do."""
-    dynamics = world_model.dynamics(str(device))  # a frozen copy of the networks
+    # A frozen copy of the networks; their precision is the trainer's.
+    dynamics = world_model.dynamics(str(device), "float32")
 
     def draw(start: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         return sample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,21 +28,18 @@ class Engine:
     """One way of running a network."""
 
     precision: DreamPrecision = "float32"
-    channels_last: bool = True
     compile: bool = False
-    pieces: bool = True
-    """Let a CPU's denoiser work on pieces of a batch."""
-    record: bool = True
-    """Launch a whole step, and what gives a gradient, as one CUDA graph, on a GPU that has them."""
+    plain: bool = False
+    """As PyTorch comes: its default layout, the whole batch at once, nothing prepared, compiled or recorded."""
 
     @property
     def name(self) -> str:
         """For people."""
-        layout = "channels-last" if self.channels_last else "contiguous"
+        layout = "contiguous" if self.plain else "channels-last"
         return f"{self.precision} {layout}{' compiled' if self.compile else ''}"
 
 
-REFERENCE = Engine("float32", channels_last=False, pieces=False, record=False)
+REFERENCE = Engine("float32", plain=True)
 """How DIAMOND's released code runs: what every ratio is against."""
 
 
@@ -60,14 +58,13 @@ def engines(device: torch.device, compile: bool) -> tuple[Engine, ...]:
 
 def open_dynamics(world_model: WorldModel, engine: Engine, device: torch.device) -> DiamondDynamics:
     """A world model's dynamics, run this way."""
-    dynamics = world_model.dynamics(str(device), engine.precision, engine.compile)
-    dynamics.record &= engine.record
-    if not engine.pieces:
-        dynamics.piece_bytes = None
-    if not engine.channels_last:
-        for network in (dynamics.denoiser, dynamics.reward_termination):
-            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return dynamics
+    if not engine.plain:
+        return world_model.dynamics(str(device), engine.precision, engine.compile)
+    denoiser, judge = copy.deepcopy(world_model.denoiser), copy.deepcopy(world_model.reward_termination)
+    for network in (denoiser, judge):
+        network.requires_grad_(False).eval().to(device=device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    dtype, sampler = resolve_dtype(engine.precision, device), world_model.config.sampler
+    return DiamondDynamics(denoiser, judge, sampler, device, dtype, piece_bytes=None, record=False)
 
 
 def with_steps(

@@ -79,7 +79,7 @@ class AdaptiveGroupNorm(nn.Module):
     def __init__(self, channels: int, cond_channels: int) -> None:
         super().__init__()
         self.groups = num_groups(channels)
-        self.linear = nn.Linear(cond_channels, 2 * channels)
+        self.linear: nn.Module = nn.Linear(cond_channels, 2 * channels)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """Normalise ``x`` (B, C, H, W) under ``cond`` (B, cond_channels)."""
