@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data import RECENCY, Contexts, ContextSampler, EpisodeStore, start_contexts
@@ -42,13 +41,13 @@ from .checkpoint import NAME, load_checkpoint, remove_torn, save_checkpoint
 from .curve import line, write_report
 from .imagination import Imagination
 from .loop import LOG_INTERVAL, no_log, polite_interrupt, scalar_log
+from .meter import Meter
 from .processes import Processes, joined
 from .recorder import Recorder
 from .schedules import FORMAT_VERSION, LoopConfig
 from .world_model_trainer import Play, WorldModelTrainer
 
 REPLAY_CONTEXTS = 64  # moments of play that a world model brings along
-BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 PHASES = ("play", "fit", "imagine", "test")
 
 Log = Callable[[Mapping[str, float], int], None]
@@ -171,7 +170,7 @@ class _Replay:
 
 
 class _Run:
-    """A run at work: its parts, its counts and its clock."""
+    """A run at work: its parts and its counts."""
 
     def __init__(
         self,
@@ -203,14 +202,10 @@ class _Run:
         self.first_steps = 0
         """Real steps of the first epoch; 0 while it is not known."""
         self.curve: list[dict[str, float]] = []
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self.losses: dict[str, float] = {}
-        self.latest: dict[str, Tensor] = {}
-        self.bar = tqdm(total=1.0, disable=True)
+        self.meter = Meter(PHASES)
         self.log: Log = no_log
         self.interrupted: Callable[[], bool] = lambda: False
         self.checkpoint_seconds, self.saved = math.inf, time.monotonic()
-        self.phase, self.phase_began = PHASES[0], time.monotonic()
 
     def _imagination(self, device: torch.device, dtype: torch.dtype, compile: bool) -> Imagination:
         config, processes = self.config, self.processes
@@ -245,9 +240,7 @@ class _Run:
         progress: bool,
     ) -> None:
         """Go on to the end, or until Ctrl-C."""
-        done = self._share_done()
-        bar = tqdm(total=1.0, initial=done, disable=not progress, bar_format=BAR)
-        with bar as self.bar, polite_interrupt() as self.interrupted:
+        with self.meter.shown(self._share_done(), progress), polite_interrupt() as self.interrupted:
             self.log, self.checkpoint_seconds, self.saved = log, 60 * checkpoint_minutes, time.monotonic()
             while self.epoch == 0 or self.epoch < self.epochs:
                 if self._epoch(make_env):
@@ -255,7 +248,7 @@ class _Run:
             else:
                 if not is_final(self.curve):
                     self._save()
-                    with self._phase("test"):
+                    with self.meter.phase("test", self._title):
                         self._test(make_env, self.config.schedule.final_games, final=True)
                 self.recorder.store_unfinished()
             self._save()
@@ -263,27 +256,29 @@ class _Run:
     def _epoch(self, make_env: Callable[[], gym.Env[np.ndarray, Any]]) -> bool:
         """All of an epoch that is not done yet; returns whether to stop on the way."""
         schedule, epoch = self.config.schedule, self.epoch
-        with self._phase("play"):
+        with self.meter.phase("play", self._title):
             self._play()
+        self._show()
         if self._pause():
             return True
-        with self._phase("fit"):
+        with self.meter.phase("fit", self._title):
             total = max(1, schedule.world_model_done(self.epochs - 1))
             while self.trainer.step < schedule.world_model_done(epoch):
-                self.latest |= self.trainer.update(self.trainer.step / total)
+                self.meter.note(self.trainer.update(self.trainer.step / total))
                 if self._between(self.trainer.step):
                     return True
-        with self._phase("imagine"):
+        with self.meter.phase("imagine", self._title):
             while self.imagination.step < schedule.agent_done(epoch):
-                self.latest |= self.imagination.update()
+                self.meter.note(self.imagination.update())
                 if self._between(self.imagination.step):
                     return True
         self._look()
         if schedule.test_due(epoch) and not any(point["epoch"] == epoch for point in self.curve):
             self._save()
-            with self._phase("test"):
+            with self.meter.phase("test", self._title):
                 self._test(make_env, schedule.test_games)
-        self.log(self.losses | {f"seconds/{name}": spent for name, spent in self.seconds.items()}, epoch)
+        self._show()
+        self.log(self.meter.losses | {f"seconds/{name}": spent for name, spent in self.meter.seconds.items()}, epoch)
         self.epoch += 1
         return self._pause()
 
@@ -337,7 +332,7 @@ class _Run:
                 point |= {"final": 1.0} | _played(
                     make_env, RandomPolicy(self._num_actions), "random", games, limit, seed
                 )
-            self.bar.write(line(point))
+            self.meter.write(line(point))
         self.curve.append(point)
         self.log(point, self.epoch)
 
@@ -355,37 +350,26 @@ class _Run:
         # By the first process's clock, and by a Ctrl-C in any.
         save, stop = self.processes.largest(due if self.processes.first else 0.0, self.interrupted())
         if save and not stop:
-            self._count_seconds()
+            self.meter.count()
             self._save()
-            self.saved = self.phase_began = time.monotonic()  # saving is no part of a phase
+            self.meter.leave_out()
+            self.saved = time.monotonic()
         return bool(stop)
 
     def _look(self) -> None:
-        self.losses.update({name: float(value) for name, value in self.latest.items()})
-        if not all(map(math.isfinite, self.losses.values())):
+        if not self.meter.look():
             raise FloatingPointError(
                 f"The losses are no longer numbers in epoch {self.epoch + 1}, update {self.trainer.step} of the world "
-                f"model and {self.imagination.step} of the agent: {self.losses}. {self.out} keeps the last good "
+                f"model and {self.imagination.step} of the agent: {self.meter.losses}. {self.out} keeps the last good "
                 "checkpoint; a smaller learning rate or precision='float32' may help."
             )
 
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        self.bar.set_description_str(f"epoch {self.epoch + 1}/{self.epochs or '?'} {name:7}", refresh=True)
-        self.phase, self.phase_began = name, time.monotonic()
-        yield
-        self._count_seconds()
-        self._show()
-
-    def _count_seconds(self) -> None:
-        now = time.monotonic()
-        self.seconds[self.phase] += now - self.phase_began
-        self.phase_began = now
+    @property
+    def _title(self) -> str:
+        return f"epoch {self.epoch + 1}/{self.epochs or '?'}"
 
     def _show(self) -> None:
-        self.bar.update(self._share_done() - self.bar.n)
-        shown = {name.removesuffix("/loss"): f"{value:.4f}" for name, value in self.losses.items() if "/loss" in name}
-        self.bar.set_postfix(real=self.recorder.num_steps, **shown, refresh=True)
+        self.meter.show(self._share_done(), self.recorder.num_steps)
 
     def _share_done(self) -> float:
         """Of the run. Updates stand for time; an agent's takes longer, but its share hardly changes."""
@@ -412,7 +396,7 @@ class _Run:
             self.deliver().save(self.out / "world_model")
             write_json(self.out / "curve.json", self.curve)
             if is_final(self.curve):
-                write_report(self.out, self.config, self.curve, self.seconds)
+                write_report(self.out, self.config, self.curve, self.meter.seconds)
 
     def deliver(self) -> WorldModel:
         """The world model as it is, with contexts from the replay."""
@@ -434,8 +418,8 @@ class _Run:
             "imagination": self.imagination.step,
             "recorder": recorded,
             "curve": self.curve,
-            "seconds": self.seconds,
-            "losses": self.losses,
+            "seconds": self.meter.seconds,
+            "losses": self.meter.losses,
             "processes": self.processes.count,
         }
         save_checkpoint(self.out, tensors, counters)
@@ -449,7 +433,8 @@ class _Run:
                 part, _, rest = name.partition(".")
                 parts[part][rest] = tensor
             self.epoch, self.first_steps = int(counters["epoch"]), int(counters["first_steps"])
-            self.curve, self.seconds, self.losses = counters["curve"], counters["seconds"], counters["losses"]
+            self.curve = counters["curve"]
+            self.meter.seconds, self.meter.losses = counters["seconds"], counters["losses"]
             self.trainer.load_tensors(parts["trainer"], int(counters["trainer"]))
             self.recorder.restore(counters["recorder"], parts["recorder"])
             if self.recorder.num_steps:
