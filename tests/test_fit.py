@@ -161,6 +161,7 @@ def test_evaluation_is_repeatable_and_leaves_the_run_alone(data, finished):
 
 def test_padding_looks_the_same_to_the_networks_whatever_it_holds(data, finished, monkeypatch):
     run, tensors, padded = Fit(*fit_arguments(config_of(finished), data)), Fit._segment, []
+    run.load(finished)  # fresh networks say the same of everything
     stored = run.evaluate()
 
     def fill(self: Fit, segments: Any) -> Any:

@@ -5,7 +5,8 @@ import tiny
 import torch
 from torch import nn
 
-from gym_dream import WorldModel
+from gym_dream import Dream, WorldModel
+from gym_dream.models.diamond import DiamondDynamics
 from gym_dream.models.layers import AdaptiveGroupNorm
 from gym_dream.models.prepared import prepare, share_conditioning
 
@@ -46,9 +47,28 @@ def test_one_layer_takes_the_place_of_all(model):
 
 
 def test_a_dream_has_its_weights_in_the_type_that_it_computes_in_and_leaves_the_model_alone(model):
-    before = {name: tensor.clone() for name, tensor in model.denoiser.state_dict().items()}
+    networks = model.denoiser, model.reward_termination
+    before = [copy.deepcopy(network.state_dict()) for network in networks]
     dynamics = model.dynamics("cpu", "bfloat16")
-    weights = [m.weight for m in dynamics.denoiser.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert {weight.dtype for weight in weights} == {torch.bfloat16}
-    after = model.denoiser.state_dict()
-    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    for network in (dynamics.denoiser, dynamics.reward_termination):
+        weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        assert {weight.dtype for weight in weights} == {torch.bfloat16}
+    assert dynamics.reward_termination.act_emb.weight.dtype == torch.bfloat16
+    for network, stored in zip(networks, before, strict=True):
+        weights = network.state_dict()
+        assert weights.keys() == stored.keys() and all(torch.equal(weights[name], stored[name]) for name in stored)
+
+
+@torch.no_grad()
+def test_frames_are_those_of_networks_that_autocast_rounds(model):
+    prepared = model.dynamics("cpu", "bfloat16")
+    networks = copy.deepcopy(model.denoiser), copy.deepcopy(model.reward_termination)
+    for network in networks:
+        network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    rounded = DiamondDynamics(*networks, prepared.sampler, prepared.device, torch.bfloat16)
+    dreams = [Dream(dynamics, 3, model.starts, horizon=-1, seed=1) for dynamics in (prepared, rounded)]
+    for dream in dreams:
+        dream.reset()
+    for step in range(5):
+        ours, theirs = (dream.step(torch.arange(3) + step % 2).observation for dream in dreams)
+        assert torch.equal(ours, theirs)

@@ -29,7 +29,7 @@ class Meter:
         self._bar = tqdm(total=1.0, disable=True)
 
     @contextmanager
-    def shown(self, done: float, progress: bool) -> Iterator[None]:
+    def bar(self, done: float, progress: bool) -> Iterator[None]:
         """Show the bar, if there is to be one, from a share that is done."""
         with tqdm(total=1.0, initial=done, disable=not progress, bar_format=BAR) as self._bar:
             yield
@@ -48,8 +48,11 @@ class Meter:
         self.seconds[self._phase] += now - self._began
         self._began = now
 
-    def leave_out(self) -> None:
-        """Count nothing of the time since the last count."""
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Count what follows as no phase."""
+        self.count()
+        yield
         self._began = time.monotonic()
 
     def note(self, report: Mapping[str, Tensor]) -> None:

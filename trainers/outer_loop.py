@@ -240,7 +240,7 @@ class _Run:
         progress: bool,
     ) -> None:
         """Go on to the end, or until Ctrl-C."""
-        with self.meter.shown(self._share_done(), progress), polite_interrupt() as self.interrupted:
+        with self.meter.bar(self._share_done(), progress), polite_interrupt() as self.interrupted:
             self.log, self.checkpoint_seconds, self.saved = log, 60 * checkpoint_minutes, time.monotonic()
             while self.epoch == 0 or self.epoch < self.epochs:
                 if self._epoch(make_env):
@@ -273,11 +273,11 @@ class _Run:
                 if self._between(self.imagination.step):
                     return True
         self._look()
+        self._show()
         if schedule.test_due(epoch) and not any(point["epoch"] == epoch for point in self.curve):
             self._save()
             with self.meter.phase("test", self._title):
                 self._test(make_env, schedule.test_games)
-        self._show()
         self.log(self.meter.losses | {f"seconds/{name}": spent for name, spent in self.meter.seconds.items()}, epoch)
         self.epoch += 1
         return self._pause()
@@ -308,12 +308,13 @@ class _Run:
         self.trainer.play = Play.of(
             episodes, config.world_model, training, event_share=training.event_share, recency=RECENCY
         )
-        self.replay.sampler = ContextSampler(
-            episodes,
-            config.world_model.denoiser.context_length,
-            ending=config.world_model.env["ending"],
-            recency=RECENCY,
-        )
+        self.replay.sampler = self._contexts(config.first_share)
+
+    def _contexts(self, first_share: float) -> ContextSampler:
+        """Moments of the replay."""
+        model, games = self.config.world_model, self.recorder.episodes
+        length, ending = model.denoiser.context_length, model.env["ending"]
+        return ContextSampler(games, length, ending=ending, recency=RECENCY, first_share=first_share)
 
     def _test(self, make_env: Callable[[], gym.Env[np.ndarray, Any]], games: int, *, final: bool = False) -> None:
         """Play whole games, each from a seed that no other test had, and add to the learning curve."""
@@ -350,9 +351,8 @@ class _Run:
         # By the first process's clock, and by a Ctrl-C in any.
         save, stop = self.processes.largest(due if self.processes.first else 0.0, self.interrupted())
         if save and not stop:
-            self.meter.count()
-            self._save()
-            self.meter.leave_out()
+            with self.meter.left_out():
+                self._save()
             self.saved = time.monotonic()
         return bool(stop)
 
@@ -400,9 +400,8 @@ class _Run:
 
     def deliver(self) -> WorldModel:
         """The world model as it is, with contexts from the replay."""
-        assert self.replay.sampler is not None
         starts = start_contexts(self.recorder.episodes, self.config.world_model.denoiser.context_length)
-        moments = self.replay.sampler.sample(REPLAY_CONTEXTS, np.random.default_rng(self.config.seed))
+        moments = self._contexts(0.0).sample(REPLAY_CONTEXTS, np.random.default_rng(self.config.seed))
         return replace(self.trainer.averaged(), starts=starts, replay=moments)
 
     def save_checkpoint(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from gym_dream.models.graphs import Function, Recorded
 from gym_dream.models.one_step import Teacher, one_step_loss
 from gym_dream.models.reward_termination import RewardTerminationModel, reward_termination_loss
 from gym_dream.models.sampler import sample
-from gym_dream.world_model import WorldModel, WorldModelConfig
+from gym_dream.world_model import Precision, WorldModel, WorldModelConfig
 
 from .learner import Learner
 from .presets import TrainingConfig
@@ -125,7 +126,7 @@ class WorldModelTrainer:
                 processes.rows(getattr(training, name), accumulate)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-        self.teacher = None if teacher is None else _teacher(teacher, device)
+        self.teacher = None if teacher is None else _teacher(teacher, device, dtype)
         self.denoiser = self._learner(world_model.denoiser, training.max_grad_norm)
         self.reward_termination = self._learner(world_model.reward_termination, training.reward_max_grad_norm)
         if compile:
@@ -370,10 +371,10 @@ class WorldModelTrainer:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def _teacher(world_model: WorldModel, device: torch.device) -> Teacher:
-    """Draws frames as the world model's own dreams do."""
-    # A frozen copy of the networks; their precision is the trainer's.
-    dynamics = world_model.dynamics(str(device), "float32")
+def _teacher(world_model: WorldModel, device: torch.device, dtype: torch.dtype) -> Teacher:
+    """Draws frames as the world model's own dreams do, under autocast to the type."""
+    precision = str(dtype).removeprefix("torch.")
+    dynamics = world_model.dynamics(str(device), cast(Precision, precision))  # a frozen copy of the networks
 
     def draw(start: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         return sample(

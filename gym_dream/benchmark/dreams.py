@@ -138,8 +138,8 @@ def _measure(
         weight = sum(case.batch * case.denoising_steps for case in group)
         share = (end - watch.now()) * weight / left
         work = {str(i): subjects[case.network, case.engine].work(case) for i, case in enumerate(group)}
-        prepared = [str(i) for i, case in enumerate(group) if case.engine.compile or _dynamics(case, subjects).record]
-        timed = interleaved(work, watch, repeats, share, prepared)
+        uncounted = [str(i) for i, case in enumerate(group) if case.engine.compile or _dynamics(case, subjects).record]
+        timed = interleaved(work, watch, repeats, share, uncounted)
         timings.update({case: timed[str(i)] for i, case in enumerate(group)})
         left -= weight
 

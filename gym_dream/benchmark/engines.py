@@ -32,6 +32,10 @@ class Engine:
     plain: bool = False
     """As PyTorch comes: its default layout, the whole batch at once, nothing prepared, compiled or recorded."""
 
+    def __post_init__(self) -> None:
+        if self.plain and self.compile:
+            raise ValueError("Expected plain or compile, not both: what is plain is not compiled.")
+
     @property
     def name(self) -> str:
         """For people."""

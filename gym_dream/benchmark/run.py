@@ -248,8 +248,8 @@ def _training(
         for network in names:
             work = {way.name: made[way][network] for way in ways}
             records = watch.device.type == "cuda"
-            prepared = [way.name for way in ways if way.compile or (records and not way.plain)]
-            timings = interleaved(work, watch, repeats, seconds / len(updates) / len(names), prepared)
+            uncounted = [way.name for way in ways if way.compile or (records and not way.plain)]
+            timings = interleaved(work, watch, repeats, seconds / len(updates) / len(names), uncounted)
             figures += [
                 {
                     "preset": preset,

@@ -86,7 +86,7 @@ def interleaved(
     watch: Stopwatch,
     repeats: int,
     seconds: float = math.inf,
-    prepared: Collection[str] = (),
+    uncounted: Collection[str] = (),
 ) -> dict[str, Timing]:
     """Time some cases in turn (A, B, A, B, …), after a first call of each to warm up.
 
@@ -96,10 +96,10 @@ def interleaved(
         repeats: samples of each case.
         seconds: start no further round after this much time; every case gets at least one sample. A first call that
             lasted long is itself the first sample,
-        prepared: save of these cases, whose first call may compile or record.
+        uncounted: save of these cases, whose first call may compile or record.
     """
     end = watch.now() + seconds
-    for name in prepared:
+    for name in uncounted:
         cases[name]()
     first = {name: watch(work) for name, work in cases.items()}
     samples = {name: [once] if once > LONG_SECONDS else [] for name, once in first.items()}

@@ -20,7 +20,10 @@ def prepare(denoiser: Denoiser, reward_termination: RewardTerminationModel, dtyp
 
     The scales and shifts of all the denoiser's normalisations come from one product, which for one dream takes a
     fraction of the time that many small ones do; those of the reward and termination model, which depend on nothing
-    but the action, from a table. Weights are rounded to ``dtype`` now, not by autocast in every pass.
+    but the action, from a table. Weights of convolutions and linear layers are rounded to ``dtype`` now, not by
+    autocast in every pass (an LSTM's, which PyTorch rounds otherwise on other devices, are left to it).
+
+    So with another type than float32 the networks are to be called under autocast to it.
 
     Args:
         denoiser: frozen.
