@@ -113,6 +113,8 @@ def make_world(args: Args, model: WorldModel) -> World:
 
 
 def sampling(args: Args) -> dict[str, Any]:
+    if args.denoising_steps is not None and "num_denoising_steps" in args.sampler:
+        raise SystemExit("Say once how many denoising steps: --denoising-steps, or --sampler num_denoising_steps.")
     return {"num_denoising_steps": args.denoising_steps} | args.sampler
 
 

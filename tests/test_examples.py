@@ -314,3 +314,6 @@ def test_dream_agent_dreams_by_another_sampler(model: Path, tmp_path: Path) -> N
     assert_scores(run("dream_agent.py", settings, "--sampler", "s_churn", "3"), "agent", most_steps=10)
     with pytest.raises(AssertionError, match="no_such_setting"):
         run("dream_agent.py", settings | {"out": tmp_path / "b"}, "--sampler", "no_such_setting", "3")
+    settings |= {"out": tmp_path / "c", "denoising-steps": 1}
+    with pytest.raises(AssertionError, match="Say once how many denoising steps"):
+        run("dream_agent.py", settings, "--sampler", "num_denoising_steps", "2")
