@@ -3,6 +3,7 @@ import time
 import pytest
 import torch
 
+from gym_dream.trainers.loop import Losses
 from gym_dream.trainers.meter import Meter
 
 
@@ -31,22 +32,22 @@ def test_time_is_counted_by_phase_and_what_is_left_out_is_not(clock):
     assert meter.seconds == {"play": 66, "fit": 40}
 
 
-def test_losses_are_looked_at_when_asked_for_and_nan_is_told():
-    meter = Meter(("fit",))
-    meter.note({"denoiser/loss": torch.tensor(0.5), "reward/loss": torch.tensor(0.25)})
-    assert meter.losses == {}
-    assert meter.look() and meter.losses == {"denoiser/loss": 0.5, "reward/loss": 0.25}
-    meter.note({"denoiser/loss": torch.tensor(float("nan"))})
-    assert not meter.look() and meter.losses["reward/loss"] == 0.25
+def test_losses_are_looked_at_when_asked_for_and_nan_is_told(tmp_path):
+    losses = Losses(tmp_path / "run")
+    losses.note({"denoiser/loss": torch.tensor(0.5), "denoiser/grad_norm": torch.tensor(3.0)})
+    assert losses.values == {}
+    losses.look("at step 1")
+    assert losses.values == {"denoiser/loss": 0.5, "denoiser/grad_norm": 3.0}
+    assert losses.shown() == {"denoiser": "0.5000"}
+    losses.note({"reward/loss": torch.tensor(float("nan"))})
+    with pytest.raises(FloatingPointError, match=r"no longer numbers at step 2: .*nan.*run keeps the last good"):
+        losses.look("at step 2")
 
 
-def test_the_bar_tells_phase_share_real_steps_and_losses(capsys):
+def test_the_bar_tells_phase_share_and_what_it_is_given(capsys):
     meter = Meter(("fit",))
     with meter.bar(0.25, progress=True), meter.phase("fit", "epoch 2/7"):
-        meter.note({"denoiser/loss": torch.tensor(0.5), "denoiser/grad_norm": torch.tensor(3.0)})
-        meter.look()
-        meter.show(0.5, 1_234)
+        meter.show(0.5, real=1_234, denoiser="0.5000")
     shown = capsys.readouterr().err.rpartition("\r")[2]
     for words in ("epoch 2/7 fit", "50%", "real=1234", "denoiser=0.5000"):
         assert words in shown
-    assert "grad_norm" not in shown

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
 from gym_dream.configuration import from_json, to_json
@@ -17,7 +16,7 @@ from gym_dream.files import read_json, write_json
 
 from .checkpoint import NAME, load_checkpoint, remove_torn, save_checkpoint
 from .imagination import Agent, Imagination, ImaginationConfig, World
-from .loop import BAR, LOG_INTERVAL, Budget, polite_interrupt, scalar_log
+from .loop import BAR, LOG_INTERVAL, Budget, Losses, polite_interrupt, scalar_log
 
 Evaluate = Callable[[], Mapping[str, float]]
 
@@ -118,8 +117,7 @@ class _Run:
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
         self.began = time.monotonic()  # moved back by the time that was trained before a resume
         self.curve: list[dict[str, float]] = []
-        self.latest: dict[str, Tensor] = {}
-        self.losses: dict[str, float] = {}
+        self.losses = Losses(out)
 
     def train(
         self,
@@ -140,13 +138,13 @@ class _Run:
             if not self.curve:
                 self._point(log)
             while used() < budget.amount and not interrupted():
-                self.latest = training.update()
+                self.losses.note(training.update())
                 if training.step % LOG_INTERVAL == 0 or used() >= budget.amount:
                     self._look()
-                    log(self.losses, training.step)
+                    log(self.losses.values, training.step)
                     speed = (training.steps_taken - first_step) / (time.monotonic() - first_second)
                     shown = {"return": f"{self.curve[-1].get('world/return', math.nan):.2f}"}
-                    shown |= {name.removeprefix("agent/"): f"{value:.3f}" for name, value in self.losses.items()}
+                    shown |= {name.removeprefix("agent/"): f"{value:.3f}" for name, value in self.losses.values.items()}
                     bar.set_postfix(**shown, speed=f"{speed:.0f} steps/s", refresh=False)
                 if training.step % self.evaluate_every == 0 or used() >= budget.amount:
                     self._point(log)
@@ -183,12 +181,7 @@ class _Run:
         write_json(self.out / "curve.json", self.curve)
 
     def _look(self) -> None:
-        self.losses = {name: float(value) for name, value in self.latest.items()}
-        if not all(map(math.isfinite, self.losses.values())):
-            raise FloatingPointError(
-                f"The losses are no longer numbers at update {self.training.step}: {self.losses}. {self.out} keeps the "
-                "last good checkpoint; a smaller learning rate may help."
-            )
+        self.losses.look(f"at update {self.training.step}")
 
     def _point(self, log: Callable[[Mapping[str, float], int], None]) -> None:
         """Add to the learning curve, unless a point at this update is there."""

@@ -1,7 +1,8 @@
-"""What every training loop has: how long it is to be, a progress bar, logs for TensorBoard, and an end by Ctrl-C."""
+"""What every training loop has: how long it is to be, losses, a bar, logs for TensorBoard, and an end by Ctrl-C."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from torch import Tensor
 from tqdm import tqdm
 
 LOG_INTERVAL = 20  # updates between two looks at the losses, each of which waits for the device
@@ -45,6 +47,44 @@ class Budget:
     def used(self, steps: int, seconds: float) -> float:
         """How much of the amount is used up, at most all of it."""
         return min(self.amount, steps if self.unit == "step" else seconds)
+
+
+class Losses:
+    """The losses of a run, left on the device until somebody looks.
+
+    Attributes:
+        values: by name, as last looked at.
+    """
+
+    def __init__(self, out: Path) -> None:
+        """Of the run in a folder."""
+        self.out = out
+        self.values: dict[str, float] = {}
+        self._latest: dict[str, Tensor] = {}
+
+    def note(self, report: Mapping[str, Tensor]) -> None:
+        """Keep what an update reports, scalars on the device."""
+        self._latest |= report
+
+    def look(self, where: str) -> None:
+        """Wait for what was noted.
+
+        Args:
+            where: the run is, in words that follow "no longer numbers".
+
+        Raises:
+            FloatingPointError: a loss is no longer a number.
+        """
+        self.values.update({name: float(value) for name, value in self._latest.items()})
+        if not all(map(math.isfinite, self.values.values())):
+            raise FloatingPointError(
+                f"The losses are no longer numbers {where}: {self.values}. {self.out} keeps the last good checkpoint; "
+                "a smaller learning rate or precision='float32' may help."
+            )
+
+    def shown(self) -> dict[str, str]:
+        """For a bar."""
+        return {name.removesuffix("/loss"): f"{value:.4f}" for name, value in self.values.items() if "/loss" in name}
 
 
 @contextmanager

@@ -1,30 +1,25 @@
-"""What a run in phases spends its time on, its latest losses, and a bar that shows both."""
+"""What a run in phases spends its time on, and a bar that shows how far it is."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import Tensor
 from tqdm import tqdm
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 class Meter:
-    """Clock, losses and bar of a run.
+    """Clock and bar of a run.
 
     Attributes:
         seconds: spent on each phase so far.
-        losses: by name, as last looked at.
     """
 
     def __init__(self, phases: Sequence[str]) -> None:
         self.seconds = dict.fromkeys(phases, 0.0)
-        self.losses: dict[str, float] = {}
-        self._latest: dict[str, Tensor] = {}
         self._phase, self._began = phases[0], time.monotonic()
         self._bar = tqdm(total=1.0, disable=True)
 
@@ -55,20 +50,10 @@ class Meter:
         yield
         self._began = time.monotonic()
 
-    def note(self, report: Mapping[str, Tensor]) -> None:
-        """Keep losses, scalars on the device, without waiting for it."""
-        self._latest |= report
-
-    def look(self) -> bool:
-        """Wait for the losses noted; returns whether all are numbers."""
-        self.losses.update({name: float(value) for name, value in self._latest.items()})
-        return all(map(math.isfinite, self.losses.values()))
-
-    def show(self, done: float, real_steps: int) -> None:
-        """Bring the bar up to date."""
+    def show(self, done: float, **figures: object) -> None:
+        """Bring the bar up to date: the share that is done, and what is to stand behind it."""
         self._bar.update(done - self._bar.n)
-        shown = {name.removesuffix("/loss"): f"{value:.4f}" for name, value in self.losses.items() if "/loss" in name}
-        self._bar.set_postfix(real=real_steps, **shown, refresh=True)
+        self._bar.set_postfix(**figures, refresh=True)
 
     def write(self, text: str) -> None:
         """Print a line above the bar."""

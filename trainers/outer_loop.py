@@ -40,7 +40,7 @@ from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resol
 from .checkpoint import NAME, load_checkpoint, remove_torn, save_checkpoint
 from .curve import line, write_report
 from .imagination import Imagination
-from .loop import LOG_INTERVAL, no_log, polite_interrupt, scalar_log
+from .loop import LOG_INTERVAL, Losses, no_log, polite_interrupt, scalar_log
 from .meter import Meter
 from .processes import Processes, joined
 from .recorder import Recorder
@@ -203,6 +203,7 @@ class _Run:
         """Real steps of the first epoch; 0 while it is not known."""
         self.curve: list[dict[str, float]] = []
         self.meter = Meter(PHASES)
+        self.losses = Losses(out)
         self.log: Log = no_log
         self.interrupted: Callable[[], bool] = lambda: False
         self.checkpoint_seconds, self.saved = math.inf, time.monotonic()
@@ -264,12 +265,12 @@ class _Run:
         with self.meter.phase("fit", self._title):
             total = max(1, schedule.world_model_done(self.epochs - 1))
             while self.trainer.step < schedule.world_model_done(epoch):
-                self.meter.note(self.trainer.update(self.trainer.step / total))
+                self.losses.note(self.trainer.update(self.trainer.step / total))
                 if self._between(self.trainer.step):
                     return True
         with self.meter.phase("imagine", self._title):
             while self.imagination.step < schedule.agent_done(epoch):
-                self.meter.note(self.imagination.update())
+                self.losses.note(self.imagination.update())
                 if self._between(self.imagination.step):
                     return True
         self._look()
@@ -278,7 +279,7 @@ class _Run:
             self._save()
             with self.meter.phase("test", self._title):
                 self._test(make_env, schedule.test_games)
-        self.log(self.meter.losses | {f"seconds/{name}": spent for name, spent in self.meter.seconds.items()}, epoch)
+        self.log(self.losses.values | {f"seconds/{name}": spent for name, spent in self.meter.seconds.items()}, epoch)
         self.epoch += 1
         return self._pause()
 
@@ -357,19 +358,15 @@ class _Run:
         return bool(stop)
 
     def _look(self) -> None:
-        if not self.meter.look():
-            raise FloatingPointError(
-                f"The losses are no longer numbers in epoch {self.epoch + 1}, update {self.trainer.step} of the world "
-                f"model and {self.imagination.step} of the agent: {self.meter.losses}. {self.out} keeps the last good "
-                "checkpoint; a smaller learning rate or precision='float32' may help."
-            )
+        updates = f"update {self.trainer.step} of the world model and {self.imagination.step} of the agent"
+        self.losses.look(f"in epoch {self.epoch + 1}, {updates}")
 
     @property
     def _title(self) -> str:
         return f"epoch {self.epoch + 1}/{self.epochs or '?'}"
 
     def _show(self) -> None:
-        self.meter.show(self._share_done(), self.recorder.num_steps)
+        self.meter.show(self._share_done(), real=self.recorder.num_steps, **self.losses.shown())
 
     def _share_done(self) -> float:
         """Of the run. Updates stand for time; an agent's takes longer, but its share hardly changes."""
@@ -418,7 +415,7 @@ class _Run:
             "recorder": recorded,
             "curve": self.curve,
             "seconds": self.meter.seconds,
-            "losses": self.meter.losses,
+            "losses": self.losses.values,
             "processes": self.processes.count,
         }
         save_checkpoint(self.out, tensors, counters)
@@ -433,7 +430,7 @@ class _Run:
                 parts[part][rest] = tensor
             self.epoch, self.first_steps = int(counters["epoch"]), int(counters["first_steps"])
             self.curve = counters["curve"]
-            self.meter.seconds, self.meter.losses = counters["seconds"], counters["losses"]
+            self.meter.seconds, self.losses.values = counters["seconds"], counters["losses"]
             self.trainer.load_tensors(parts["trainer"], int(counters["trainer"]))
             self.recorder.restore(counters["recorder"], parts["recorder"])
             if self.recorder.num_steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -10,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from tqdm import tqdm
 
 from gym_dream.configuration import from_json, to_json
@@ -20,7 +18,7 @@ from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resol
 
 from .checkpoint import remove_torn
 from .fit import Fit, FitConfig
-from .loop import BAR, LOG_INTERVAL, Budget, no_log, polite_interrupt, scalar_log
+from .loop import BAR, LOG_INTERVAL, Budget, Losses, no_log, polite_interrupt, scalar_log
 from .presets import PRESETS, TrainingConfig
 from .processes import joined
 
@@ -141,8 +139,7 @@ def _train(
 ) -> None:
     began = time.monotonic() - seconds
     saved = time.monotonic()
-    latest: dict[str, Tensor] = {}
-    losses: dict[str, float] = {}
+    losses = Losses(out)
     first = run.processes.first
 
     def now() -> Moment:
@@ -153,12 +150,7 @@ def _train(
         return Moment(used, over=bool(stop) or used >= budget.amount, save=bool(save))
 
     def look() -> None:
-        losses.update({name: float(value) for name, value in latest.items()})
-        if not all(map(math.isfinite, losses.values())):
-            raise FloatingPointError(
-                f"The losses are no longer numbers at step {run.step}: {losses}. {out} keeps the last good checkpoint; "
-                "a smaller learning rate or precision='float32' may help."
-            )
+        losses.look(f"at step {run.step}")
 
     def checkpoint() -> None:
         look()
@@ -172,16 +164,13 @@ def _train(
     with bar, polite_interrupt() as interrupted:
         moment = now()
         while not moment.over:
-            latest |= run.update(moment.used / budget.amount)
+            losses.note(run.update(moment.used / budget.amount))
             moment = now()
             if run.step % LOG_INTERVAL == 0 or moment.over:
                 look()
-                log(losses, run.step)
-                shown = {
-                    name.removesuffix("/loss"): f"{value:.4f}" for name, value in losses.items() if "/loss" in name
-                }
+                log(losses.values, run.step)
                 speed = (run.step - first_step) / (time.monotonic() - first_second)
-                bar.set_postfix(step=run.step, **shown, speed=f"{speed:.2f} steps/s", refresh=False)
+                bar.set_postfix(step=run.step, **losses.shown(), speed=f"{speed:.2f} steps/s", refresh=False)
             bar.update(moment.used - bar.n)
             if moment.save:
                 checkpoint()
