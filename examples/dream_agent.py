@@ -104,11 +104,11 @@ class Args:
     """compile the world model: takes a minute or so at first, then dreams go faster"""
 
 
-def make_world(args: Args, model: WorldModel) -> World:
+def make_world(args: Args, model: WorldModel, sampler: dict[str, Any]) -> World:
     if args.world == "real":
         games = real.make_vec(model.config.env["game"], args.num_envs, autoreset_mode="Disabled")
         return VectorEnvWorld(games, seed=args.seed, device=resolve_device(args.device))
-    dynamics = model.dynamics(args.device, compile=args.compile, **sampling(args))
+    dynamics = model.dynamics(args.device, compile=args.compile, **sampler)
     return Dream(dynamics, args.num_envs, beginnings(args, model), horizon=args.horizon, seed=args.seed)
 
 
@@ -152,9 +152,10 @@ def draw_curve(points: Sequence[dict[str, Any]], random: Estimate, args: Args) -
 
 
 def main(args: Args) -> None:
+    sampler = sampling(args)
     folder = resolve(args.model)
     model = WorldModel.load(folder)
-    env, world = model.config.env, make_world(args, model)
+    env, world = model.config.env, make_world(args, model, sampler)
     height, width, channels = env["frame_shape"]
     architecture, learning = AGENTS[args.agent]
     sizes = architecture(len(env["action_meanings"]), (height, width), channels)
@@ -199,7 +200,7 @@ def main(args: Args) -> None:
     print(f"Wrote {trained} and {args.out}/curve.png. A life, on average:\n")
     players: dict[str, Policy] = {"random": random, "agent": policy}
     unseen = args.seed + 1_000_000  # games that the curve was not made of
-    settings = {"horizon": args.max_life, "seed": unseen, "device": args.device} | sampling(args)
+    settings = {"horizon": args.max_life, "seed": unseen, "device": args.device} | sampler
     for line in score_lines(players, model, args.dream_lives, args.lives, **settings):
         print(line, flush=True)
 

@@ -288,3 +288,8 @@ def test_updates_are_those_of_the_trainer(tmp_path):
 
 def _weights(learner: Any) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in learner.network.parameters()]).clone()
+
+
+def test_what_is_plain_is_not_compiled() -> None:
+    with pytest.raises(ValueError, match="plain or compile, not both"):
+        Engine(plain=True, compile=True)

@@ -307,3 +307,17 @@ def test_a_teacher_must_fit_data_and_student(folders, tmp_path):
     dataclasses.replace(model, config=restless).save(tmp_path / "restless")
     with pytest.raises(ValueError, match="samples with fresh noise at every step"):
         tiny.fit(tmp_path / "run", data, teacher=str(tmp_path / "restless"))
+
+
+def test_a_teacher_computes_in_the_student_s_precision(folders, tmp_path, monkeypatch):
+    asked = []
+    dynamics = WorldModel.dynamics
+
+    def spy(self: WorldModel, device: str, precision: Any) -> Any:
+        asked.append(precision)
+        return dynamics(self, device, precision)
+
+    monkeypatch.setattr(WorldModel, "dynamics", spy)
+    data, teacher = folders
+    tiny.fit(tmp_path / "run", data, teacher=str(teacher), steps=1, precision="bfloat16")
+    assert asked == ["bfloat16"]

@@ -71,4 +71,4 @@ def test_frames_are_those_of_networks_that_autocast_rounds(model):
         dream.reset()
     for step in range(5):
         ours, theirs = (dream.step(torch.arange(3) + step % 2).observation for dream in dreams)
-        assert torch.equal(ours, theirs)
+        assert (ours.int() - theirs.int()).abs().max() <= 1

@@ -18,7 +18,7 @@ from gym_dream.world_model import WorldModel, WorldModelConfig
 from .checkpoint import NAME, load_checkpoint, save_checkpoint
 from .presets import TrainingConfig
 from .processes import Processes
-from .world_model_trainer import Losses, Play, Rows, WorldModelTrainer
+from .world_model_trainer import LossFunction, Play, Rows, WorldModelTrainer
 
 HELD_OUT_BATCHES = 8
 REPLAY_CONTEXTS = 64  # moments of play that a model brings along
@@ -110,7 +110,7 @@ class Fit(WorldModelTrainer):
         means = np.mean(batches, axis=0).tolist()
         return {f"held_out/{name}_loss": mean for name, mean in zip(names, means, strict=True)}
 
-    def _whole(self, losses: Losses, network: nn.Module, rows: Rows, batch_size: int) -> Tensor:
+    def _whole(self, losses: LossFunction, network: nn.Module, rows: Rows, batch_size: int) -> Tensor:
         """A whole batch's losses (K,), by this process alone."""
         pieces = Processes().rows(batch_size, self.accumulate)
         return torch.stack([losses(network, *rows(piece)) for piece in pieces]).sum(dim=0)

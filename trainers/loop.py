@@ -79,7 +79,7 @@ class Losses:
         if not all(map(math.isfinite, self.values.values())):
             raise FloatingPointError(
                 f"The losses are no longer numbers {where}: {self.values}. {self.out} keeps the last good checkpoint; "
-                "a smaller learning rate or precision='float32' may help."
+                "a smaller learning rate may help, and so may precision='float32' where there is a choice."
             )
 
     def shown(self) -> dict[str, str]:

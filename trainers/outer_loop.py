@@ -309,13 +309,8 @@ class _Run:
         self.trainer.play = Play.of(
             episodes, config.world_model, training, event_share=training.event_share, recency=RECENCY
         )
-        self.replay.sampler = self._contexts(config.first_share)
-
-    def _contexts(self, first_share: float) -> ContextSampler:
-        """Moments of the replay."""
-        model, games = self.config.world_model, self.recorder.episodes
-        length, ending = model.denoiser.context_length, model.env["ending"]
-        return ContextSampler(games, length, ending=ending, recency=RECENCY, first_share=first_share)
+        length, ending = config.world_model.denoiser.context_length, config.world_model.env["ending"]
+        self.replay.sampler = ContextSampler(episodes, length, ending=ending, recency=RECENCY)
 
     def _test(self, make_env: Callable[[], gym.Env[np.ndarray, Any]], games: int, *, final: bool = False) -> None:
         """Play whole games, each from a seed that no other test had, and add to the learning curve."""
@@ -397,8 +392,9 @@ class _Run:
 
     def deliver(self) -> WorldModel:
         """The world model as it is, with contexts from the replay."""
+        assert self.replay.sampler is not None
         starts = start_contexts(self.recorder.episodes, self.config.world_model.denoiser.context_length)
-        moments = self._contexts(0.0).sample(REPLAY_CONTEXTS, np.random.default_rng(self.config.seed))
+        moments = self.replay.sampler.sample(REPLAY_CONTEXTS, np.random.default_rng(self.config.seed))
         return replace(self.trainer.averaged(), starts=starts, replay=moments)
 
     def save_checkpoint(self) -> None:

@@ -23,7 +23,7 @@ from .learner import Learner
 from .presets import TrainingConfig
 from .processes import Processes
 
-Losses = Callable[..., Tensor]
+LossFunction = Callable[..., Tensor]
 """A network and the tensors of some rows of a batch -> their share of the batch's losses, float32 (K,).
 
 The shares of all rows add up to the losses. It waits for no device, so on a GPU it can be recorded."""
@@ -173,7 +173,7 @@ class WorldModelTrainer:
         self.step += 1
         return report
 
-    def _gradient(self, learner: Learner, losses: Losses, record: bool) -> Function:
+    def _gradient(self, learner: Learner, losses: LossFunction, record: bool) -> Function:
         """What gives the losses (K,) of some rows and the gradient of their sum, one tensor a weight."""
 
         def gradient(*inputs: Tensor) -> tuple[Tensor, ...]:

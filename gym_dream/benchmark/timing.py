@@ -95,8 +95,8 @@ def interleaved(
         watch: measures.
         repeats: samples of each case.
         seconds: start no further round after this much time; every case gets at least one sample. A first call that
-            lasted long is itself the first sample,
-        uncounted: save of these cases, whose first call may compile or record.
+            lasted long is itself the first sample.
+        uncounted: cases whose first call is never a sample, for it may compile or record.
     """
     end = watch.now() + seconds
     for name in uncounted:

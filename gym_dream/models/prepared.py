@@ -1,4 +1,4 @@
-"""Networks made ready to dream: the same functions, with what is the same in every pass done once.
+"""Networks made ready to dream: the same functions but for rounding, with what is the same in every pass done once.
 
 For inference alone: the weights of a prepared network are no longer those of a checkpoint.
 """
