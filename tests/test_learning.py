@@ -340,7 +340,7 @@ BREAKOUT_FRAMES = FRAMES | {
     "event_share": 0.5,
 }
 BREAKOUT_FRAME_UPDATES = 400
-BREAKOUT_ABOVE = 2.0  # dB: 4.2 and 3.1 were reached, and the ball was in its place in 99.6% and all of the frames
+BREAKOUT_ABOVE = 2.0  # dB: from an earlier model 4.2 and 3.1 were reached, with the ball in its place in 99.6% and all
 # Not the paddle: in the frames that padding hides lies whether it was still moving.
 BREAKOUT_THINGS = {p.name: Thing(p.locate, p.reliable) for p in DETAILS["Breakout"].objects if p.name == "ball"}
 
