@@ -35,9 +35,9 @@ class Meter:
         self._bar.set_description_str(f"{title} {name:7}", refresh=True)
         self._phase, self._began = name, time.monotonic()
         yield
-        self.count()
+        self._count()
 
-    def count(self) -> None:
+    def _count(self) -> None:
         """Add the time since the last count to the phase at hand."""
         now = time.monotonic()
         self.seconds[self._phase] += now - self._began
@@ -46,7 +46,7 @@ class Meter:
     @contextmanager
     def left_out(self) -> Iterator[None]:
         """Count what follows as no phase."""
-        self.count()
+        self._count()
         yield
         self._began = time.monotonic()
 
