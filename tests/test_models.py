@@ -150,7 +150,14 @@ def test_predicting_the_change_starts_from_the_last_frame_where_noise_hides_the_
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"predict_change": True}, {"predict_change": True, "sigma_change": 0.05}], ids=str
+    "change",
+    [
+        {},
+        {"predict_change": True},
+        {"predict_change": True, "sigma_change": 0.05},
+        {"predict_change": True, "sigma_change": 0.05, "noisy_change": True},
+    ],
+    ids=str,
 )
 def test_a_network_that_hits_the_target_of_the_loss_denoises_to_the_frame(change):
     config = dataclasses.replace(TINY, **change, quantisation="round")
@@ -282,6 +289,7 @@ def test_a_batch_of_padding_alone_has_no_loss():
         ({"channels": ()}, ["depths", "channels", "attention", "2, 0 and 2"]),
         ({"sigma_change": 0.05}, ["sigma_change", "0 without predict_change", "0.05"]),
         ({"sigma_change": -1.0, "predict_change": True}, ["sigma_change", "at least 0", "-1.0"]),
+        ({"noisy_change": True}, ["noisy_change", "without predict_change"]),
     ],
 )
 def test_sizes_that_do_not_fit_together_are_refused(change, words):
@@ -302,6 +310,28 @@ def test_less_noise_comes_through_a_silent_network_the_smaller_the_changes_it_ex
         model = Denoiser(dataclasses.replace(TINY, predict_change=True, sigma_change=sigma_change))
         left.append((model.base(noisy, past, model.preconditioners(sigma)) - past[:, -1]).std().item())
     assert left[1] < 0.05 * left[0]
+
+
+def test_of_a_noisy_change_the_network_sees_what_edm_would_show_it_of_the_change_alone():
+    """The frame enters as c_in (x + sigma n - last), as much as the change's spread and the noise make one."""
+    model = Denoiser(dataclasses.replace(TINY, predict_change=True, sigma_change=0.05, noisy_change=True))
+    shown = []
+    model.inner_model.forward = lambda noisy, c_noise, past, actions: shown.append(noisy) or torch.zeros_like(noisy)
+    past = normal(64, 4, 3, 8, 8).clamp(-1, 1)
+    change, noise = 0.05 * normal(64, 3, 8, 8, seed=1), normal(64, 3, 8, 8, seed=2)
+    for sigma in (0.01, 0.3, 5.0):
+        c = model.preconditioners(torch.full((64,), sigma))
+        total = (sigma**2 + TINY.sigma_offset_noise**2) ** 0.5  # the offset is noise, too
+        model.network(past[:, -1] + change + total * noise, past, torch.zeros(64, 4).long(), c)
+        torch.testing.assert_close(shown[-1], c.c_in * (change + total * noise), atol=1e-5, rtol=1e-4)
+        assert shown[-1].std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_where_changes_are_denoised_sampling_starts_around_the_last_frame():
+    past = normal(2, 4, 3, 8, 8)
+    config = dataclasses.replace(TINY, predict_change=True)
+    assert torch.equal(Denoiser(dataclasses.replace(config, noisy_change=True)).origin(past), past[:, -1])
+    assert Denoiser(config).origin(past) == 0
 
 
 # Sampler
@@ -325,6 +355,14 @@ def test_a_denoiser_that_knows_the_frame_leads_every_sampler_to_it(order, s_chur
     config = SamplerConfig(num_denoising_steps=steps, order=order, s_churn=s_churn)
     got = sample(lambda x, sigma: frame, normal(2, 3, 4, 4, seed=1), config, lambda: normal(2, 3, 4, 4, seed=2))
     torch.testing.assert_close(got, frame, atol=1e-5, rtol=0)
+
+
+def test_noise_is_around_the_origin_at_the_start():
+    noisy, start, origin = [], normal(2, 1, 2, 2), normal(2, 1, 2, 2, seed=1)
+    config = SamplerConfig(num_denoising_steps=2, sigma_start=3.0)
+    sample(lambda x, sigma: noisy.append(x) or origin, start, config, lambda: start, origin)
+    torch.testing.assert_close(noisy[0], origin + 3 * start)
+    torch.testing.assert_close(noisy[1], origin + 3 * start * 2e-3 / 5, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("order", "calls"), [(1, 4), (2, 7)])

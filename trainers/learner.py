@@ -1,4 +1,4 @@
-"""A network with its optimiser and moving average: one update, and all of it as tensors."""
+"""A network with its optimisers and moving average: one update, and all of it as tensors."""
 
 from __future__ import annotations
 
@@ -13,21 +13,55 @@ NO_DECAY = (nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 
 
 class Learner:
-    """AdamW, gradient clipping and an exponential moving average around one network."""
+    """AdamW, Muon if wanted, gradient clipping and an exponential moving average around one network.
+
+    Muon follows a momentum whose matrix is made orthogonal: no direction is neglected for the gradient's largest ones
+    (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/). It is for convolutions here.
+    """
 
     def __init__(
-        self, network: nn.Module, learning_rate: float, weight_decay: float, max_grad_norm: float, average_decay: float
+        self,
+        network: nn.Module,
+        learning_rate: float,
+        weight_decay: float,
+        max_grad_norm: float,
+        average_decay: float,
+        muon_learning_rate: float = 0.0,
     ) -> None:
-        """Take a network over; its weights are updated in place."""
+        """Take a network over; its weights are updated in place.
+
+        Args:
+            network: where it will stay, in memory and on the device.
+            learning_rate: AdamW's.
+            weight_decay: of either, times its learning rate.
+            max_grad_norm: what the gradient of all weights is clipped to.
+            average_decay: of the moving average.
+            muon_learning_rate: Muon's for the weights of convolutions, in AdamW's terms: an update is as long as one of
+                AdamW usually is at that rate (arXiv 2502.16982). 0: AdamW for them, too.
+        """
         self.network = network
-        self.learning_rate = learning_rate
         self.max_grad_norm = max_grad_norm
         self.average_decay = average_decay
         self.average = AveragedModel(network)
         self.average.requires_grad_(False)
         decayed, others = _by_decay(network)
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        convolutions = {module.weight for module in network.modules() if isinstance(module, nn.Conv2d)}
+        by_muon = [p for p in decayed if p in convolutions] if muon_learning_rate else []
+        self._matrices = {p: nn.Parameter(_columns(p, p).view(len(p), -1)) for p in by_muon}
+        groups = [
+            {"params": [p for p in decayed if p not in self._matrices], "weight_decay": weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         self.optimiser = torch.optim.AdamW(groups, lr=learning_rate, eps=1e-8, fused=True)
+        self._rates: list[tuple[torch.optim.Optimizer, float]] = [(self.optimiser, learning_rate)]
+        if self._matrices:
+            self.muon = torch.optim.Muon(
+                self._matrices.values(),
+                lr=muon_learning_rate,
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self._rates.append((self.muon, muon_learning_rate))
 
     def update(self, loss: Tensor, rate: float) -> Tensor:
         """Descend the gradient of ``loss`` at ``rate`` times the learning rate; returns the norm before clipping."""
@@ -37,7 +71,7 @@ class Learner:
 
     def forget(self) -> None:
         """Drop the gradient, before another is added up by ``backward``."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
 
     def gradient(self) -> list[Tensor]:
         """The gradient added up so far, one tensor a weight, to be changed in place."""
@@ -56,9 +90,12 @@ class Learner:
         for parameter, tensor in zip(learnt, gradient, strict=True):
             parameter.grad = tensor
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate * rate
-        self.optimiser.step()
+        for weight, matrix in self._matrices.items():
+            matrix.grad = None if weight.grad is None else _columns(weight.grad, weight).flatten(1)
+        for optimiser, learning_rate in self._rates:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * rate
+            optimiser.step()
         self._update_average()
         return norm
 
@@ -77,7 +114,7 @@ class Learner:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         for name, parameter in self.network.named_parameters():
-            for key, value in self.optimiser.state[parameter].items():
+            for key, value in self._state(parameter).items():
                 tensors[f"optimiser.{name}.{key}"] = value
         return tensors
 
@@ -90,14 +127,34 @@ class Learner:
         self.network.load_state_dict(_under("network.", tensors))
         self.average.load_state_dict(_under("average.", tensors))
         state = _under("optimiser.", tensors)
+        if not state:  # there is none before the first update
+            return
         for name, parameter in self.network.named_parameters():
-            if state:  # there is none before the first update
-                # In memory the moments must lie as the weights do (channels last), which the fused update relies on.
-                moments = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-                for key, moment in moments.items():
-                    moment.copy_(state[f"{name}.{key}"])
-                step = state[f"{name}.step"].to(parameter.device, copy=True)  # where the fused update counts
-                self.optimiser.state[parameter] = {"step": step, **moments}
+            if parameter in self._matrices:
+                self._state(parameter)["momentum_buffer"] = state[f"{name}.momentum_buffer"].to(
+                    parameter.device, copy=True
+                )
+                continue
+            # In memory the moments must lie as the weights do (channels last), which the fused update relies on.
+            moments = {key: torch.empty_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+            for key, moment in moments.items():
+                moment.copy_(state[f"{name}.{key}"])
+            step = state[f"{name}.step"].to(parameter.device, copy=True)  # where the fused update counts
+            self._state(parameter).update(step=step, **moments)
+
+    def _state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """What the parameter's optimiser remembers of it."""
+        matrix = self._matrices.get(parameter)
+        return self.optimiser.state[parameter] if matrix is None else self.muon.state[matrix]
+
+
+def _columns(tensor: Tensor, weight: Tensor) -> Tensor:
+    """A convolution's weight or gradient (O, I, H, W) with its axes in the order in which the weight's lie in memory.
+
+    So the weight's can be viewed as a matrix, and what changes the matrix changes the weight.
+    """
+    channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+    return tensor.detach().permute(0, 2, 3, 1) if channels_last else tensor.detach()
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

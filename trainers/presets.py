@@ -20,6 +20,9 @@ class TrainingConfig:
     targets: int = 2
     """Autoregressive targets of the denoiser's loss: how many frames in a row each sample predicts."""
     learning_rate: float = 1e-4
+    muon_learning_rate: float = 0.0
+    """Of the weights of convolutions, which Muon then updates (see `gym_dream.trainers.learner.Learner`); 0: AdamW, as
+    all others."""
     warmup_steps: int = 100
     cooldown: float = 0.0
     """Share of the run, at its end, over which the learning rate falls linearly to zero."""
@@ -64,6 +67,8 @@ class TrainingConfig:
             )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected more than 0, got {self.learning_rate}.")
+        if not self.muon_learning_rate >= 0:
+            raise ValueError(f"muon_learning_rate: expected at least 0, got {self.muon_learning_rate}.")
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"cooldown: expected a share of the run, from 0 to 1, got {self.cooldown}.")
         if not 0 <= self.average_decay < 1:
@@ -108,6 +113,7 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
             patch_size=2,
             predict_change=True,
             sigma_change=0.05,  # of Breakout 0.037; a game whose whole screen changes may want more
+            noisy_change=True,
             change_input=True,
         ),
         # Two passes can choose between futures, given all the noise and a second level at which these still overlap.
@@ -136,8 +142,9 @@ PRESETS = {
         TrainingConfig(
             batch_size=9,
             targets=4,
-            learning_rate=8e-4,
-            cooldown=0.3,
+            learning_rate=2e-3,
+            muon_learning_rate=2e-3,
+            cooldown=0.5,
             sigma_loc=0.3,
             sigma_scale=1.5,
             sigma_min=0.25,

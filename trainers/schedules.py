@@ -151,6 +151,7 @@ def _smoke(env: dict[str, Any]) -> WorldModelConfig:
             quantisation="round",
             patch_size=4,
             predict_change=True,
+            noisy_change=True,
             change_input=True,
         ),
         reward_termination=RewardTerminationConfig(
@@ -195,16 +196,16 @@ LOOPS = {
         "2.3M + 1.2M + 0.6M parameters, 20,000 real steps, PPO in 16 dreams of 2 denoising steps; hours on 2 CPU cores",
         PRESETS["small"].world_model,
         # Half as many updates before the agent's first dreams left no ball in them, and paid it for noise.
-        replace(PRESETS["small"].training, cooldown=0.0, learning_rate=6e-4, warmup_steps=50),
+        replace(PRESETS["small"].training, cooldown=0.0, warmup_steps=50),
         Schedule(
             first_steps=5_000,
             most_first_steps=8_000,
             steps=1_000,
             total_steps=20_000,
-            first_world_model_updates=3_000,
+            first_world_model_updates=1_500,
             world_model_updates=300,
-            first_agent_updates=60,
-            agent_updates=60,
+            first_agent_updates=120,
+            agent_updates=120,
             extra_epochs=0,
             test_every=2,
             test_games=8,

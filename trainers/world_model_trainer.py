@@ -141,7 +141,14 @@ class WorldModelTrainer:
     def _learner(self, network: torch.nn.Module, max_grad_norm: float) -> Learner:
         training = self.training
         network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Learner(network, training.learning_rate, training.weight_decay, max_grad_norm, training.average_decay)
+        return Learner(
+            network,
+            training.learning_rate,
+            training.weight_decay,
+            max_grad_norm,
+            training.average_decay,
+            training.muon_learning_rate,
+        )
 
     def update(self, progress: float) -> dict[str, Tensor]:
         """One step: an update of each network that is due.
@@ -377,8 +384,13 @@ def _teacher(world_model: WorldModel, device: torch.device, dtype: torch.dtype) 
     dynamics = world_model.dynamics(str(device), cast(Precision, precision))  # a frozen copy of the networks
 
     def draw(start: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+        network = dynamics.denoiser
         return sample(
-            lambda x, sigma: dynamics.denoiser(x, sigma, past, actions), start, dynamics.sampler, lambda: start
+            lambda x, sigma: network(x, sigma, past, actions),
+            start,
+            dynamics.sampler,
+            lambda: start,
+            network.origin(past),
         )
 
     return draw

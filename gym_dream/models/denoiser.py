@@ -41,12 +41,18 @@ class DenoiserConfig:
     sigma_change: float = 0.0
     """With predict_change, the standard deviation of the changes, which EDM's scalings then use in sigma_data's place.
     0: sigma_data, which is many times as much; the scalings then let noise through that the network has to undo."""
+    noisy_change: bool = False
+    """With predict_change, show the network the noisy frame less the last one, which is noise but for what changes, and
+    sample from noise around the last frame: all of EDM on the change. What the noise says about where a thing went is
+    learnt sooner than from the noisy frame itself."""
     change_input: bool = False
     """Show the network, in place of all past frames but the last, the changes from each to the next (in units of
     CHANGE_SCALE): what moves stands out, and so does how."""
 
     def __post_init__(self) -> None:
         check_levels(self.depths, self.channels, self.attention)
+        if self.noisy_change and not self.predict_change:
+            raise ValueError("noisy_change: expected False without predict_change, got True.")
         if not self.sigma_change >= 0 or (self.sigma_change and not self.predict_change):
             raise ValueError(
                 f"sigma_change: expected at least 0, and 0 without predict_change, got {self.sigma_change} and "
@@ -151,11 +157,16 @@ class Denoiser(nn.Module):
         base = c.c_skip * noisy
         return base + (1 - c.c_skip) * past[:, -1] if self.config.predict_change else base
 
+    def origin(self, past: Tensor) -> Tensor | float:
+        """What sampling's noise is around, (B, C, H, W) or 0, given ``past`` (B, L, C, H, W)."""
+        return past[:, -1] if self.config.noisy_change else 0.0
+
     def network(self, noisy: Tensor, past: Tensor, actions: Tensor, c: Preconditioners) -> Tensor:
         """F of ``noisy`` (B, C, H, W), ``past`` (B, L, C, H, W) and ``actions`` (B, L): float32 (B, C, H, W)."""
         seen = past / self.config.sigma_data
         if self.config.change_input:
             seen = torch.cat([past.diff(dim=1) / CHANGE_SCALE, seen[:, -1:]], dim=1)
+        noisy = noisy - self.origin(past)
         return self.inner_model(noisy * c.c_in, c.c_noise, seen.flatten(1, 2), actions).float()
 
     def forward(self, noisy: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:

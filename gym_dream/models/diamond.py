@@ -175,6 +175,7 @@ class DiamondDynamics:
             noise.normal(shape),
             self.sampler,
             lambda: noise.normal(shape),
+            self.denoiser.origin(past),
         )
 
     def denoise(self, noisy: Tensor, sigma: Tensor, past: Tensor, actions: Tensor) -> Tensor:

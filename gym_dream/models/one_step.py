@@ -76,7 +76,8 @@ def one_step_loss(
     for i, start in enumerate(starts):
         x = frames[:, length + i]
         past, acted = torch.stack(history[-length:], dim=1), actions[:, i : i + length]
-        drawn = student.base(start, past, c) + c.c_out * student.network(start, past, acted, c)
+        noisy = student.origin(past) + start
+        drawn = student.base(noisy, past, c) + c.c_out * student.network(noisy, past, acted, c)
         target = x
         if tolerance < 2 and (i > 0 or tolerance < 0):  # the first past is real
             # In all rows, for to pick those that need it would wait for the device; soon most do.

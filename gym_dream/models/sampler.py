@@ -53,6 +53,7 @@ def sample(
     start: Tensor,
     config: SamplerConfig,
     draw_noise: Callable[[], Tensor],
+    origin: Tensor | float = 0.0,
 ) -> Tensor:
     """Solve the probability flow from ``start`` to a frame.
 
@@ -61,11 +62,12 @@ def sample(
         start: float32 (B, C, H, W), standard normal.
         config: schedule and solver.
         draw_noise: gives fresh standard normal noise of the shape of ``start``; called only where churn adds noise.
+        origin: what the noise at the start is around: (B, C, H, W), or 0 for mid-grey.
 
     Returns:
         float32 (B, C, H, W).
     """
-    x, sigmas = config.sigma_start * start, noise_levels(config)
+    x, sigmas = origin + config.sigma_start * start, noise_levels(config)
     churn = min(config.s_churn / config.num_denoising_steps, 2**0.5 - 1)
     for sigma, next_sigma in itertools.pairwise(sigmas):
         gamma = churn if config.s_tmin <= sigma <= config.s_tmax else 0.0
