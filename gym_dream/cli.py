@@ -271,8 +271,8 @@ class Train:
     diamond-100k: DIAMOND's networks (4.4M + 5.9M + 3.2M parameters) and schedule: 5,000 to 10,000 real steps, then 100
     an epoch up to 100,000, 400 updates of each network an epoch (10,000 and 5,000 in the first), 32 dreams; days on a
     GPU.
-    laptop: 2.3M + 1.2M + 0.6M parameters; 5,000 to 8,000 real steps, then 1,000 an epoch up to 20,000; 300 updates of
-    the world model and 60 of the agent, by PPO, an epoch (3,000 and 60 in the first), 16 dreams; hours on two CPU
+    laptop: 2.3M + 1.2M + 0.6M parameters; 20,000 to 30,000 real steps, then 5,000 an epoch up to 100,000; 300 updates
+    of the world model and 120 of the agent, by PPO, an epoch (1,500 and 120 in the first), 16 dreams; hours on two CPU
     cores.
     smoke: tiny networks that learn next to nothing, 600 real steps: to see that everything runs, in minutes.
 

@@ -197,11 +197,11 @@ def test_help_of_train_states_what_each_preset_does(capsys: pytest.CaptureFixtur
         paragraph = text.split(f"{name}:")[1].split(".\n")[0]
         assert f"{schedule.total_steps:,}".removesuffix(",000") in paragraph
     laptop = LOOPS["laptop"].schedule
-    assert (laptop.first_steps, laptop.most_first_steps, laptop.steps) == (5_000, 8_000, 1_000)
-    assert "5,000 to 8,000 real steps, then 1,000 an epoch up to 20,000" in text
-    assert (laptop.world_model_updates, laptop.agent_updates) == (300, 60)
-    assert (laptop.first_world_model_updates, laptop.first_agent_updates) == (3_000, 60)
-    assert "300 updates of the world model and 60 of the agent, by PPO, an epoch (3,000 and 60 in the first)" in text
+    assert (laptop.first_steps, laptop.most_first_steps, laptop.steps) == (20_000, 30_000, 5_000)
+    assert "20,000 to 30,000 real steps, then 5,000 an epoch up to 100,000" in text
+    assert (laptop.world_model_updates, laptop.agent_updates) == (300, 120)
+    assert (laptop.first_world_model_updates, laptop.first_agent_updates) == (1_500, 120)
+    assert "300 updates of the world model and 120 of the agent, by PPO, an epoch (1,500 and 120 in the first)" in text
     paper = LOOPS["diamond-100k"].schedule
     assert (paper.first_steps, paper.most_first_steps, paper.steps) == (5_000, 10_000, 100)
     assert "5,000 to 10,000 real steps, then 100 an epoch up to 100,000" in text

@@ -26,7 +26,7 @@ CONFIG = DenoiserConfig(
     channels=(8, 8),
     attention=(False, False),
     quantisation="round",
-    predict_change=True,
+    denoise_change=True,
 )
 
 
@@ -67,7 +67,8 @@ def drawn(student: Denoiser, start: torch.Tensor, past: torch.Tensor, actions: t
     """What a dream of one denoising step draws."""
     config = SamplerConfig(num_denoising_steps=1, sigma_max=SIGMA)
     with torch.no_grad():
-        return sample(lambda x, sigma: student(x, sigma, past, actions), start, config, lambda: start)
+        origin = student.origin(past)
+        return sample(lambda x, sigma: student(x, sigma, past, actions), start, config, lambda: start, origin)
 
 
 def test_the_student_trains_on_what_it_dreams(student):
@@ -85,8 +86,9 @@ def test_the_student_trains_on_what_it_dreams(student):
     c_out = student.preconditioners(torch.tensor([SIGMA])).c_out
     for i, start in enumerate(STARTS):
         actions = ACTIONS[:, i : i + 4]
-        assert torch.equal(seen[i][0], start) and torch.equal(seen[i][2], actions)
+        torch.testing.assert_close(seen[i][0], past[:, -1] + start)
         torch.testing.assert_close(seen[i][1], past)
+        assert torch.equal(seen[i][2], actions)
         frame = drawn(student, start, past, actions)
         losses.append(((unquantised(student, start, past, actions) - FRAMES[:, 4 + i]) ** 2 / c_out**2).mean())
         past = torch.cat([past[:, 1:], frame[:, None]], dim=1)
@@ -94,14 +96,19 @@ def test_the_student_trains_on_what_it_dreams(student):
 
 
 def unquantised(student: Denoiser, start: torch.Tensor, past: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-    c = student.preconditioners(torch.full((len(start),), SIGMA))
+    c, noisy = student.preconditioners(torch.full((len(start),), SIGMA)), student.origin(past) + start
     with torch.no_grad():
-        return student.base(start, past, c) + c.c_out * student.network(start, past, actions, c)
+        return student.base(noisy, past, c) + c.c_out * student.network(noisy, past, actions, c)
+
+
+def starts(student: Denoiser, noisy: torch.Tensor, past: torch.Tensor) -> bool:
+    """Whether this is the first target's noise."""
+    return torch.allclose(noisy - student.origin(past), STARTS[0], atol=1e-5)
 
 
 def test_a_perfect_student_of_the_real_frames_has_no_loss_and_of_a_wrong_teacher_has(student):
     def perfect(self, noisy, past, actions, c):
-        target = FRAMES[:, 4] if torch.equal(noisy, STARTS[0]) else FRAMES[:, 5]
+        target = FRAMES[:, 4] if starts(self, noisy, past) else FRAMES[:, 5]
         return (target - self.base(noisy, past, c)) / c.c_out
 
     student.network = MethodType(perfect, student)
@@ -116,7 +123,7 @@ def test_reality_is_the_target_until_the_student_s_past_strays_from_it(student):
     frames = FRAMES.index_copy(1, torch.tensor([4]), x[:, None])
 
     def network(noisy, past, actions, c):
-        wanted = x + off if torch.equal(noisy, STARTS[0]) else torch.zeros_like(noisy)
+        wanted = x + off if starts(student, noisy, past) else torch.zeros_like(noisy)
         return (wanted - student.base(noisy, past, c)) / c.c_out
 
     student.network = network

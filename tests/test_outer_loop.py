@@ -134,6 +134,24 @@ def test_dreams_begin_in_the_play_so_far_and_follow_the_weights(tmp_path, monkey
     assert not torch.equal(weights[3], weights[4])
 
 
+def test_dreams_can_begin_with_lives_and_the_model_still_brings_any_moments(tmp_path, monkeypatch):
+    begun = []
+    sample = outer_loop._Replay.sample
+
+    def spy(self: outer_loop._Replay, count: int, rng: np.random.Generator) -> Any:
+        drawn = sample(self, count, rng)
+        begun.append(drawn.real)
+        return drawn
+
+    monkeypatch.setattr(outer_loop._Replay, "sample", spy)
+    run(tmp_path / "run", replace(CONFIG, first_share=1.0))
+    assert (np.concatenate(begun).sum(axis=1) == 1).all()  # a first frame, and padding before it
+    brought = WorldModel.load(tmp_path / "run" / "world_model").replay
+    assert brought is not None and (brought.real.sum(axis=1) > 1).mean() > 0.5
+    with pytest.raises(ValueError, match="first_share: expected a share"):
+        replace(CONFIG, first_share=1.5)
+
+
 def test_the_first_epoch_goes_on_until_rewards_were_seen(tmp_path):
     policy = AgentPolicy.of_size(tiny.ENV, CONFIG.agent, 0)
     short = replace(CONFIG, schedule=replace(SCHEDULE, rare_rewards=1, total_steps=40, extra_epochs=0))

@@ -304,13 +304,17 @@ class _Run:
         self._draw_from_replay()
 
     def _draw_from_replay(self) -> None:
-        config, episodes = self.config, self.recorder.episodes
-        training = config.training
+        config, training = self.config, self.config.training
         self.trainer.play = Play.of(
-            episodes, config.world_model, training, event_share=training.event_share, recency=RECENCY
+            self.recorder.episodes, config.world_model, training, event_share=training.event_share, recency=RECENCY
         )
-        length, ending = config.world_model.denoiser.context_length, config.world_model.env["ending"]
-        self.replay.sampler = ContextSampler(episodes, length, ending=ending, recency=RECENCY)
+        self.replay.sampler = self._moments(config.first_share)
+
+    def _moments(self, first_share: float) -> ContextSampler:
+        """Moments of the replay, a share of them beginnings of lives."""
+        model, games = self.config.world_model, self.recorder.episodes
+        length, ending = model.denoiser.context_length, model.env["ending"]
+        return ContextSampler(games, length, ending=ending, recency=RECENCY, first_share=first_share)
 
     def _test(self, make_env: Callable[[], gym.Env[np.ndarray, Any]], games: int, *, final: bool = False) -> None:
         """Play whole games, each from a seed that no other test had, and add to the learning curve."""
@@ -392,9 +396,8 @@ class _Run:
 
     def deliver(self) -> WorldModel:
         """The world model as it is, with contexts from the replay."""
-        assert self.replay.sampler is not None
         starts = start_contexts(self.recorder.episodes, self.config.world_model.denoiser.context_length)
-        moments = self.replay.sampler.sample(REPLAY_CONTEXTS, np.random.default_rng(self.config.seed))
+        moments = self._moments(0.0).sample(REPLAY_CONTEXTS, np.random.default_rng(self.config.seed))
         return replace(self.trainer.averaged(), starts=starts, replay=moments)
 
     def save_checkpoint(self) -> None:

@@ -111,13 +111,12 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
             sigma_offset_noise=0.1,
             quantisation="round",
             patch_size=2,
-            predict_change=True,
+            denoise_change=True,
             sigma_change=0.05,  # of Breakout 0.037; a game whose whole screen changes may want more
-            noisy_change=True,
             change_input=True,
         ),
         # Two passes can choose between futures, given all the noise and a second level at which these still overlap.
-        sampler=SamplerConfig(num_denoising_steps=2, sigma_start=5.0, sigma_min=0.6),
+        sampler=SamplerConfig(num_denoising_steps=2, sigma_start=5.0, sigma_min=0.25),
         reward_termination=RewardTerminationConfig(
             num_actions,
             (height, width),

@@ -46,7 +46,7 @@ def one_step_loss(
 ) -> Tensor:
     """The mean over autoregressive targets of the mean over samples learnt of |D(x_T; sigma) - target|^2 / c_out^2.
 
-    x_T ~ N(0, I) and D are as in `gym_dream.models.denoiser`, so this is the squared error of F.
+    x_T ~ N(origin, I) and D are as in `gym_dream.models.denoiser`, so this is the squared error of F.
 
     Args:
         student: the denoiser being trained.
