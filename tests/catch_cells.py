@@ -87,7 +87,8 @@ def world_model(env: dict[str, Any]) -> WorldModelConfig:
             sigma_offset_noise=0.1,
             quantisation="round",
             patch_size=4,
-            denoise_change=True,
+            predict_change=True,
+            noisy_change=True,
         ),
         reward_termination=RewardTerminationConfig(
             num_actions=3,

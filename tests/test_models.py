@@ -105,7 +105,7 @@ def test_fourier_features_are_exact_in_reduced_precision():
     [
         {},
         {"patch_size": 2},
-        {"denoise_change": True, "quantisation": "round"},
+        {"predict_change": True, "quantisation": "round"},
         {"image_channels": 1, "context_length": 2},
         {"attention": (True, False), "depths": (1, 2)},
     ],
@@ -139,7 +139,7 @@ def test_each_past_frame_and_action_matters_and_rows_do_not_mix():
 
 
 def test_predicting_the_change_starts_from_the_last_frame_where_noise_hides_the_next():
-    model = Denoiser(dataclasses.replace(TINY, denoise_change=True))
+    model = Denoiser(dataclasses.replace(TINY, predict_change=True))
     noisy, past = normal(1, 3, 8, 8), normal(1, 4, 3, 8, 8, seed=1)
     for sigma in (1e-3, 0.5, 20.0):
         c = model.preconditioners(torch.tensor([sigma]))
@@ -153,8 +153,9 @@ def test_predicting_the_change_starts_from_the_last_frame_where_noise_hides_the_
     "change",
     [
         {},
-        {"denoise_change": True},
-        {"denoise_change": True, "sigma_change": 0.05},
+        {"predict_change": True},
+        {"predict_change": True, "sigma_change": 0.05},
+        {"predict_change": True, "sigma_change": 0.05, "noisy_change": True},
     ],
     ids=str,
 )
@@ -257,7 +258,7 @@ def test_a_masked_target_gives_neither_loss_nor_gradient():
 
 
 def test_a_change_from_padding_is_not_learnt_and_what_follows_sees_the_real_frame():
-    model, batch = randomised(Denoiser(dataclasses.replace(TINY, denoise_change=True))), Batch()
+    model, batch = randomised(Denoiser(dataclasses.replace(TINY, predict_change=True))), Batch()
     batch.mask[1, :4] = False  # its first target is the first frame that there is
     pasts, network = [], model.network
     model.network = lambda noisy, past, actions, c: pasts.append(past) or network(noisy, past, actions, c)
@@ -286,8 +287,9 @@ def test_a_batch_of_padding_alone_has_no_loss():
         ({"cond_channels": 15, "context_length": 5}, ["even", "15"]),
         ({"depths": (1, 1, 1)}, ["depths", "channels", "attention", "3, 2 and 2"]),
         ({"channels": ()}, ["depths", "channels", "attention", "2, 0 and 2"]),
-        ({"sigma_change": 0.05}, ["sigma_change", "0 without denoise_change", "0.05"]),
-        ({"sigma_change": -1.0, "denoise_change": True}, ["sigma_change", "at least 0", "-1.0"]),
+        ({"sigma_change": 0.05}, ["sigma_change", "0 without predict_change", "0.05"]),
+        ({"sigma_change": -1.0, "predict_change": True}, ["sigma_change", "at least 0", "-1.0"]),
+        ({"noisy_change": True}, ["noisy_change", "without predict_change"]),
     ],
 )
 def test_sizes_that_do_not_fit_together_are_refused(change, words):
@@ -305,14 +307,14 @@ def test_less_noise_comes_through_a_silent_network_the_smaller_the_changes_it_ex
     noisy, sigma = past[:, -1] + 0.3 * normal(2, 3, 8, 8, seed=1), torch.full((2,), 0.3)
     left = []
     for sigma_change in (0.0, 0.05):
-        model = Denoiser(dataclasses.replace(TINY, denoise_change=True, sigma_change=sigma_change))
+        model = Denoiser(dataclasses.replace(TINY, predict_change=True, sigma_change=sigma_change))
         left.append((model.base(noisy, past, model.preconditioners(sigma)) - past[:, -1]).std().item())
     assert left[1] < 0.05 * left[0]
 
 
 def test_of_a_change_the_network_sees_what_edm_would_show_it_of_the_change_alone():
     """The frame enters as c_in (x + sigma n - last), as much as the change's spread and the noise make one."""
-    model = Denoiser(dataclasses.replace(TINY, denoise_change=True, sigma_change=0.05))
+    model = Denoiser(dataclasses.replace(TINY, predict_change=True, sigma_change=0.05, noisy_change=True))
     shown = []
     model.inner_model.forward = lambda noisy, c_noise, past, actions: shown.append(noisy) or torch.zeros_like(noisy)
     past = normal(64, 4, 3, 8, 8).clamp(-1, 1)
@@ -327,8 +329,9 @@ def test_of_a_change_the_network_sees_what_edm_would_show_it_of_the_change_alone
 
 def test_where_changes_are_denoised_sampling_starts_around_the_last_frame():
     past = normal(2, 4, 3, 8, 8)
-    assert torch.equal(Denoiser(dataclasses.replace(TINY, denoise_change=True)).origin(past), past[:, -1])
-    assert Denoiser(TINY).origin(past) == 0
+    config = dataclasses.replace(TINY, predict_change=True)
+    assert torch.equal(Denoiser(dataclasses.replace(config, noisy_change=True)).origin(past), past[:, -1])
+    assert Denoiser(config).origin(past) == 0
 
 
 # Sampler

@@ -26,7 +26,8 @@ CONFIG = DenoiserConfig(
     channels=(8, 8),
     attention=(False, False),
     quantisation="round",
-    denoise_change=True,
+    predict_change=True,
+    noisy_change=True,
 )
 
 

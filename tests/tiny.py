@@ -63,7 +63,7 @@ def config(env: dict[str, Any] = ENV) -> WorldModelConfig:
             attention=(False, False),
             quantisation="round",
             patch_size=2,
-            denoise_change=True,
+            predict_change=True,
         ),
         reward_termination=RewardTerminationConfig(
             num_actions,

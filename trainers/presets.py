@@ -111,7 +111,8 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
             sigma_offset_noise=0.1,
             quantisation="round",
             patch_size=2,
-            denoise_change=True,
+            predict_change=True,
+            noisy_change=True,
             sigma_change=0.05,  # of Breakout 0.037; a game whose whole screen changes may want more
             change_input=True,
         ),

@@ -156,7 +156,8 @@ def _smoke(env: dict[str, Any]) -> WorldModelConfig:
             attention=(False, False),
             quantisation="round",
             patch_size=4,
-            denoise_change=True,
+            predict_change=True,
+            noisy_change=True,
             change_input=True,
         ),
         reward_termination=RewardTerminationConfig(

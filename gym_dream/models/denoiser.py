@@ -35,22 +35,27 @@ class DenoiserConfig:
     """How a denoised estimate is brought to 256 levels: released checkpoints truncate, rounding drifts less."""
     patch_size: int = 1
     """Side of the pixel squares folded into channels before the network (and out of them after it)."""
-    denoise_change: bool = False
-    """Denoise the change from the last frame, not the frame: D = last + c_skip (x - last) + c_out F(c_in (x - last), …)
-    instead of D = c_skip x + c_out F(c_in x, …), and sampling starts from noise around the last frame."""
+    predict_change: bool = False
+    """Let the network predict the change from the last frame, rather than the whole frame, where noise hides it:
+    D = last + c_skip (x - last) + c_out F instead of D = c_skip x + c_out F."""
     sigma_change: float = 0.0
-    """With denoise_change, the standard deviation of the changes, which EDM's scalings then use in sigma_data's place.
+    """With predict_change, the standard deviation of the changes, which EDM's scalings then use in sigma_data's place.
     0: sigma_data, which is many times as much; the scalings then let noise through that the network has to undo."""
+    noisy_change: bool = False
+    """With predict_change, show the network c_in (x - last), not c_in x, and sample from noise around the last frame:
+    all of EDM on the change. So the network learns far sooner what the noise tells of where a thing went."""
     change_input: bool = False
     """Show the network, in place of all past frames but the last, the changes from each to the next (in units of
     CHANGE_SCALE): what moves stands out, and so does how."""
 
     def __post_init__(self) -> None:
         check_levels(self.depths, self.channels, self.attention)
-        if not self.sigma_change >= 0 or (self.sigma_change and not self.denoise_change):
+        if self.noisy_change and not self.predict_change:
+            raise ValueError("noisy_change: expected False without predict_change, got True.")
+        if not self.sigma_change >= 0 or (self.sigma_change and not self.predict_change):
             raise ValueError(
-                f"sigma_change: expected at least 0, and 0 without denoise_change, got {self.sigma_change} and "
-                f"denoise_change={self.denoise_change}."
+                f"sigma_change: expected at least 0, and 0 without predict_change, got {self.sigma_change} and "
+                f"predict_change={self.predict_change}."
             )
 
 
@@ -148,12 +153,12 @@ class Denoiser(nn.Module):
 
     def base(self, noisy: Tensor, past: Tensor, c: Preconditioners) -> Tensor:
         """What the scaled network output is added to: the part of the estimate that needs no network."""
-        origin = self.origin(past)
-        return origin + c.c_skip * (noisy - origin)
+        base = c.c_skip * noisy
+        return base + (1 - c.c_skip) * past[:, -1] if self.config.predict_change else base
 
     def origin(self, past: Tensor) -> Tensor | float:
-        """What is denoised is the difference from this, (B, C, H, W) or 0, given ``past`` (B, L, C, H, W)."""
-        return past[:, -1] if self.config.denoise_change else 0.0
+        """What noise is around and the network sees the difference from, (B, C, H, W) or 0, given the past."""
+        return past[:, -1] if self.config.noisy_change else 0.0
 
     def network(self, noisy: Tensor, past: Tensor, actions: Tensor, c: Preconditioners) -> Tensor:
         """F of ``noisy`` (B, C, H, W), ``past`` (B, L, C, H, W) and ``actions`` (B, L): float32 (B, C, H, W)."""
@@ -234,7 +239,7 @@ def denoiser_loss(
         counted = learnt(mask, length + i, config)
         losses.append(masked_mean(error.flatten(1).mean(dim=1), counted, count))
         estimate = quantise(base + c.c_out * output.detach(), config.quantisation)
-        if config.denoise_change:
+        if config.predict_change:
             # As a dream begins: with a real frame, and grey before it.
             estimate = torch.where(counted[:, None, None, None], estimate, x)
         history.append(estimate)
@@ -244,10 +249,10 @@ def denoiser_loss(
 def learnt(mask: Tensor, at: int, config: DenoiserConfig) -> Tensor:
     """Which samples' frame ``at`` is learnt, bool (B,), given which frames are real, bool (B, T).
 
-    With denoise_change, not the first frame after padding: there is no last frame that it could be a change from, no
+    With predict_change, not the first frame after padding: there is no last frame that it could be a change from, no
     dream begins so, and a whole frame in units of sigma_change would outweigh hundreds of ordinary changes.
     """
-    return mask[:, at] & mask[:, at - 1] if config.denoise_change else mask[:, at]
+    return mask[:, at] & mask[:, at - 1] if config.predict_change else mask[:, at]
 
 
 def masked_mean(values: Tensor, mask: Tensor, count: Tensor | None = None) -> Tensor:
