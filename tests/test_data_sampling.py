@@ -18,6 +18,7 @@ from gym_dream.data import (
     Segments,
     SegmentSampler,
     eventful,
+    first_steps,
     start_contexts,
 )
 from gym_dream.data.segments import Spans
@@ -220,7 +221,7 @@ def test_the_generator_fixes_the_draw(kind):
 def test_emphasised_steps_are_drawn_as_often_as_asked_and_lie_in_the_window(beyond_end):
     episodes = games()
     flags = [np.isin(np.arange(len(e)), steps) for e, steps in zip(episodes, [[20], [], [100, 250]], strict=True)]
-    sampler = SegmentSampler(episodes, 7, beyond_end=beyond_end, emphasis=Emphasis(flags, share=0.5, window=3))
+    sampler = SegmentSampler(episodes, 7, beyond_end=beyond_end, emphasis=[Emphasis(flags, share=0.5, window=3)])
     segments = sampler.sample(4000, np.random.default_rng(0))
     wanted = {1000 * game + step + 1 for game, steps in enumerate([[20], [], [100, 250]]) for step in steps}
     inside = np.isin(segments.actions, list(wanted)) & segments.mask[:, :-1]
@@ -234,10 +235,28 @@ def test_emphasised_steps_are_drawn_as_often_as_asked_and_lie_in_the_window(beyo
     assert places.tolist() == [0, 1, 2]
 
 
+def test_of_two_emphases_the_second_has_its_share_whole():
+    flags = [[np.arange(len(e)) == step for e in games()] for step in (20, 100)]
+    kinds = [Emphasis(flag, share=0.5, window=3) for flag in flags]
+    segments = SegmentSampler(games(), 7, beyond_end=True, emphasis=kinds).sample(4000, np.random.default_rng(0))
+    first, second = (np.isin(segments.actions[:, -3:], [step + 1, 1001 + step, 2001 + step]) for step in (20, 100))
+    assert second.any(axis=1).mean() == pytest.approx(0.5, abs=0.04)
+    assert first.any(axis=1).mean() == pytest.approx(0.25, abs=0.04)
+
+
+@pytest.mark.parametrize("ending", ["life", "game"])
+def test_first_steps_are_those_that_begin_a_life(ending):
+    for episode in games():
+        flags, frames = first_steps(episode, ending), episode.frames
+        ends = episode.terminated if ending == "life" else np.zeros(len(episode), bool)
+        assert flags[0] and flags.shape == (len(episode),) == (len(frames) - 1,)
+        assert np.array_equal(flags[1:], ends[:-1])
+
+
 def test_without_emphasis_nothing_changes():
     plain, none = (
         SegmentSampler(games(), 7, beyond_end=False, emphasis=emphasis).sample(50, np.random.default_rng(1))
-        for emphasis in (None, Emphasis([np.zeros(len(e), np.bool_) for e in games()], share=0.5, window=3))
+        for emphasis in ([], [Emphasis([np.zeros(len(e), np.bool_) for e in games()], share=0.5, window=3)])
     )
     assert (plain.actions == none.actions).all()
 
@@ -266,7 +285,7 @@ def test_batches_are_fresh_and_episodes_are_not_copied():
 
 def emphasised(episodes, share=0.5, window=2):
     flags = [np.ones(len(e), np.bool_) for e in games()]
-    return SegmentSampler(episodes, 6, beyond_end=True, emphasis=Emphasis(flags, share, window))
+    return SegmentSampler(episodes, 6, beyond_end=True, emphasis=[Emphasis(flags, share, window)])
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class Fit(WorldModelTrainer):
         self.num_steps = sum(map(len, episodes))
         train, self.held_out = split_held_out(episodes, config.held_out_fraction, config.seed)
         training = config.training
-        play = Play.of(train, config.world_model, training, event_share=training.event_share)
+        play = Play.of(train, config.world_model, training, emphasis=True)
         self.held_out_play = Play.of(self.held_out, config.world_model, training)
         # Dreams begin from games that training never saw.
         length = config.world_model.denoiser.context_length

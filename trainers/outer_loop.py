@@ -306,7 +306,7 @@ class _Run:
     def _draw_from_replay(self) -> None:
         config, training = self.config, self.config.training
         self.trainer.play = Play.of(
-            self.recorder.episodes, config.world_model, training, event_share=training.event_share, recency=RECENCY
+            self.recorder.episodes, config.world_model, training, emphasis=True, recency=RECENCY
         )
         self.replay.sampler = self._moments(config.first_share)
 

@@ -44,6 +44,9 @@ class TrainingConfig:
     event_share: float = 0.0
     """Share of the denoiser's segments that are drawn around a step at which something happens
     (`gym_dream.data.eventful`), which is then among their targets. The others are drawn by chance."""
+    first_share: float = 0.0
+    """Share of the denoiser's segments whose targets begin with a life's first steps: where a dream of a whole life
+    begins, and rare among all steps. Unlike events they tell nothing of what comes next, so its odds stay."""
     tolerance: float = 0.3
     """With a teacher: how far (of frames in [-1, 1]) a student's own past may be from the real one for the real frame
     to be what it learns; else it learns the teacher's. Negative: always the teacher's, for games that cannot be
@@ -73,8 +76,9 @@ class TrainingConfig:
             raise ValueError(f"cooldown: expected a share of the run, from 0 to 1, got {self.cooldown}.")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay: expected from 0 to below 1, got {self.average_decay}.")
-        if not 0 <= self.event_share <= 1:
-            raise ValueError(f"event_share: expected a share of the segments, from 0 to 1, got {self.event_share}.")
+        for name in ("event_share", "first_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a share of the segments, from 0 to 1, got {getattr(self, name)}.")
         if not 0 < self.sigma_min <= self.sigma_max:
             raise ValueError(f"Expected 0 < sigma_min <= sigma_max, got {self.sigma_min} and {self.sigma_max}.")
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gym_dream.data import Emphasis, Episode, Segments, SegmentSampler, eventful
+from gym_dream.data import Emphasis, Episode, Segments, SegmentSampler, eventful, first_steps
 from gym_dream.models.compiled import compile_networks
 from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, learnt, to_unit
 from gym_dream.models.graphs import Function, Recorded
@@ -48,7 +48,7 @@ class Play:
         config: WorldModelConfig,
         training: TrainingConfig,
         *,
-        event_share: float = 0.0,
+        emphasis: bool = False,
         recency: Sequence[float] | None = None,
     ) -> Play:
         """Cut games into what a world model is trained on.
@@ -57,15 +57,17 @@ class Play:
             episodes: whole games, oldest first.
             config: of the world model.
             training: how it is trained.
-            event_share: of the denoiser's segments, see `TrainingConfig`.
+            emphasis: draw some of the denoiser's segments more often, as ``training`` says; else all by chance.
             recency: which games to draw from how often, see `gym_dream.data.SegmentSampler`.
         """
         ending = config.env["ending"]
-        emphasis = None
-        if event_share:
-            emphasis = Emphasis([eventful(e) for e in episodes], event_share, window=training.targets)
+        kinds = []
+        if emphasis and training.event_share:
+            kinds.append(Emphasis([eventful(e) for e in episodes], training.event_share, training.targets))
+        if emphasis and training.first_share:
+            kinds.append(Emphasis([first_steps(e, ending) for e in episodes], training.first_share, training.targets))
         length = config.denoiser.context_length + training.targets
-        frames = SegmentSampler(episodes, length, beyond_end=False, ending=ending, recency=recency, emphasis=emphasis)
+        frames = SegmentSampler(episodes, length, beyond_end=False, ending=ending, recency=recency, emphasis=kinds)
         rewards = SegmentSampler(episodes, training.reward_steps + 1, beyond_end=True, ending=ending, recency=recency)
         return cls(frames, rewards)
 

@@ -3,7 +3,7 @@
 from gym_dream.data.contexts import Contexts, ContextSampler, start_contexts
 from gym_dream.data.episode import Episode, EpisodeInfo, split_held_out
 from gym_dream.data.events import eventful
-from gym_dream.data.segments import RECENCY, Emphasis, Places, Segments, SegmentSampler
+from gym_dream.data.segments import RECENCY, Emphasis, Places, Segments, SegmentSampler, first_steps
 from gym_dream.data.store import EpisodeStore
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "SegmentSampler",
     "Segments",
     "eventful",
+    "first_steps",
     "split_held_out",
     "start_contexts",
 ]

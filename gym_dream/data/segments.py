@@ -59,7 +59,8 @@ class Emphasis:
 
     Attributes:
         steps: Of each episode, bool (T,), the steps that count.
-        share: Of the segments, in [0, 1]: so many are drawn around such a step, each equally likely.
+        share: Of the segments, in [0, 1]: so many are drawn around such a step, each equally likely (and of these the
+            share of a later emphasis anew).
         window: The step lies among the last so many steps of its segment (where the span is long enough).
     """
 
@@ -184,7 +185,7 @@ class SegmentSampler:
             comes only before the start; True (for the reward and termination model) pads there too.
         ending: What ends a span: "life" or "game".
         recency: None (every step equally likely) or weights of the parts of the replay; see `Spans` and `RECENCY`.
-        emphasis: Steps to draw more often; the other segments are drawn as above.
+        emphasis: Steps to draw more often, of several kinds; the other segments are drawn as above.
 
     Raises:
         ValueError: An argument that cannot be, or episodes that do not fit together.
@@ -198,14 +199,11 @@ class SegmentSampler:
         beyond_end: bool,
         ending: Ending = "life",
         recency: Sequence[float] | None = None,
-        emphasis: Emphasis | None = None,
+        emphasis: Sequence[Emphasis] = (),
     ) -> None:
         if num_frames < 2:
             raise ValueError(f"a segment needs at least 2 frames, got {num_frames}")
-        self._emphasised = np.zeros(0, np.int64)
-        if emphasis is not None:
-            self._emphasised = _emphasised_steps(episodes, emphasis, num_frames)
-        self._emphasis = emphasis
+        self._emphasis = [(kind, _emphasised_steps(episodes, kind, num_frames)) for kind in emphasis]
         self.num_frames = num_frames
         self.beyond_end = beyond_end
         self.spans = Spans(episodes, ending=ending, recency=recency)
@@ -225,12 +223,14 @@ class SegmentSampler:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         spans, step = self.spans.draw(batch_size, rng)
         offset = rng.integers(0, self.num_frames - 1, batch_size)
-        if self._emphasis is not None and len(self._emphasised):
-            chosen = rng.random(batch_size) < self._emphasis.share
-            there = self.spans.locate(rng.choice(self._emphasised, batch_size))
+        for emphasis, steps in self._emphasis:
+            if not len(steps):
+                continue
+            chosen = rng.random(batch_size) < emphasis.share
+            there = self.spans.locate(rng.choice(steps, batch_size))
             spans, step = (np.where(chosen, *pair) for pair in zip(there, (spans, step), strict=True))
             # Counted from the segment's end, or (beyond_end) from its start.
-            near_end = rng.integers(0, self._emphasis.window, batch_size)
+            near_end = rng.integers(0, emphasis.window, batch_size)
             near_end = self.num_frames - 2 - near_end if self.beyond_end else near_end
             offset = np.where(chosen, near_end, offset)
         if self.beyond_end:
@@ -256,6 +256,11 @@ def _emphasised_steps(episodes: Sequence[Episode], emphasis: Emphasis, num_frame
     if shapes != [(len(episode),) for episode in episodes]:
         raise ValueError(f"emphasis: expected a flag for each step of the {len(episodes)} episodes, got {shapes}")
     return np.flatnonzero(np.concatenate(emphasis.steps))
+
+
+def first_steps(episode: Episode, ending: Ending) -> np.ndarray:
+    """The first step of each of an episode's lives (or, by the ending rule "game", of the game), bool (T,)."""
+    return np.concatenate([[True], _terminated(episode, ending)[:-1]])
 
 
 def _terminated(episode: Episode, ending: Ending) -> np.ndarray:
