@@ -234,7 +234,7 @@ class Fit:
     resume: bool = False
     """Go on with the run in OUT, with the settings it was begun with."""
     training: dict[str, int | float] = field(default_factory=dict)
-    """Settings that differ from the preset's, e.g. --training batch_size 16 learning_rate 3e-4; they are the fields of
+    """Settings that differ from the preset's, e.g. --training batch_size 16 weight_decay 0.1; they are the fields of
     gym_dream.trainers.presets.TrainingConfig."""
     held_out_fraction: float = 0.06
     """Share of the games that is kept for measuring and for the dreams' starts; training never sees them."""
@@ -272,8 +272,8 @@ class Train:
     an epoch up to 100,000, 400 updates of each network an epoch (10,000 and 5,000 in the first), 32 dreams; days on a
     GPU.
     laptop: 2.3M + 1.2M + 0.6M parameters; 20,000 to 30,000 real steps, then 5,000 an epoch up to 100,000; 300 updates
-    of the world model and 120 of the agent, by PPO, an epoch (1,500 and 120 in the first), 16 dreams; hours on two CPU
-    cores.
+    of the world model and 120 of the agent, by PPO, an epoch (1,500 and 120 in the first), 16 dreams of up to 200
+    steps, half of them from a life's start; hours on two CPU cores.
     smoke: tiny networks that learn next to nothing, 600 real steps: to see that everything runs, in minutes.
 
     On N GPUs (or processes): torchrun --nproc-per-node N -m gym_dream.cli train …

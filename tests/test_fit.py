@@ -25,7 +25,7 @@ from gym_dream.trainers.fit import Fit, FitConfig
 from gym_dream.trainers.learner import Learner
 from gym_dream.trainers.loop import Budget
 from gym_dream.trainers.presets import PRESETS, TrainingConfig
-from gym_dream.trainers.world_model_trainer import learning_rate_factor
+from gym_dream.trainers.world_model_trainer import Play, learning_rate_factor
 from gym_dream.world_model import WorldModel
 
 EPISODES = 5
@@ -467,7 +467,12 @@ def test_episodes_of_an_environment_that_is_not_described_are_refused(tmp_path):
 def test_a_run_can_start_from_a_world_model(data, finished, tmp_path):
     begin = WorldModel.load(finished / "world_model")
     tiny.fit(
-        tmp_path / "run", data, init=str(finished / "world_model"), steps=1, training={"learning_rate": 1e-9}, seed=5
+        tmp_path / "run",
+        data,
+        init=str(finished / "world_model"),
+        steps=1,
+        training={"learning_rate": 1e-9, "muon_learning_rate": 1e-9},
+        seed=5,
     )
     end = WorldModel.load(tmp_path / "run" / "world_model")
     for name, tensor in begin.denoiser.state_dict().items():
@@ -638,6 +643,29 @@ def test_weight_decay_spares_the_biases_of_an_lstm():
     spared = {names[parameter] for parameter in made.optimiser.param_groups[1]["params"]}
     assert {"lstm.bias_ih_l0", "lstm.bias_hh_l0", "act_emb.weight"} < spared
     assert not {"lstm.weight_ih_l0", "lstm.weight_hh_l0", "head.0.weight"} & spared
+
+
+def test_a_share_of_the_segments_holds_a_life_s_first_step(data, finished):
+    """Its frame comes right after padding, since it is among the last that the networks learn to draw."""
+    fitting = Fit(*fit_arguments(config_of(finished), data))
+    for share in (0.0, 1.0):
+        training = replace(fitting.training, first_share=share)
+        play = Play.of(EpisodeStore(data).load_all(), fitting.config.world_model, training, emphasis=True)
+        places = play.frames.draw(200, np.random.default_rng(0))
+        begun = (~places.mask[:, : -training.targets]).any(axis=1)  # padding in the past
+        assert begun.mean() == 1.0 if share else begun.mean() < 0.9
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"first_share": 1.5}, "first_share: expected a share of the segments, from 0 to 1, got 1.5"),
+        ({"muon_learning_rate": -1.0}, "muon_learning_rate: expected at least 0, got -1.0"),
+    ],
+)
+def test_training_that_cannot_be_is_refused(setting, words):
+    with pytest.raises(ValueError, match=words):
+        TrainingConfig(**setting)
 
 
 def convolutions(**settings: Any) -> tuple[torch.nn.Sequential, Learner]:

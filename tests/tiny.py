@@ -64,6 +64,7 @@ def config(env: dict[str, Any] = ENV) -> WorldModelConfig:
             quantisation="round",
             patch_size=2,
             predict_change=True,
+            noisy_change=True,
         ),
         reward_termination=RewardTerminationConfig(
             num_actions,
@@ -80,7 +81,16 @@ def config(env: dict[str, Any] = ENV) -> WorldModelConfig:
 
 PRESET = Preset(
     config,
-    TrainingConfig(batch_size=3, reward_batch_size=2, reward_steps=6, reward_interval=2, cooldown=0.5, warmup_steps=3),
+    TrainingConfig(
+        batch_size=3,
+        reward_batch_size=2,
+        reward_steps=6,
+        reward_interval=2,
+        cooldown=0.5,
+        warmup_steps=3,
+        muon_learning_rate=1e-4,
+        first_share=0.2,
+    ),
     "for tests",
 )
 

@@ -102,7 +102,12 @@ def fit_frames(
     device = next(network.parameters()).device
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     learner = Learner(
-        network, training.learning_rate, training.weight_decay, training.max_grad_norm, training.average_decay
+        network,
+        training.learning_rate,
+        training.weight_decay,
+        training.max_grad_norm,
+        training.average_decay,
+        training.muon_learning_rate,
     )
     losses: list[float] = []
     bar = trange(updates, desc=label, unit="update", disable=not progress, mininterval=1)

@@ -96,6 +96,8 @@ class Learner:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * rate
             optimiser.step()
+        for matrix in self._matrices.values():
+            matrix.grad = None  # or it would be kept until the next
         self._update_average()
         return norm
 

@@ -20,6 +20,7 @@ class TrainingConfig:
     targets: int = 2
     """Autoregressive targets of the denoiser's loss: how many frames in a row each sample predicts."""
     learning_rate: float = 1e-4
+    """AdamW's."""
     muon_learning_rate: float = 0.0
     """Of the weights of convolutions, which Muon then updates (see `gym_dream.trainers.learner.Learner`); 0: AdamW, as
     all others."""
@@ -42,11 +43,11 @@ class TrainingConfig:
     """Noise on the past frames: each sample draws a standard deviation from [0, context_noise], for a shift of each
     channel common to its frames and for every pixel. Teaches a dream to wash errors out instead of adding them up."""
     event_share: float = 0.0
-    """Share of the denoiser's segments that are drawn around a step at which something happens
-    (`gym_dream.data.eventful`), which is then among their targets. The others are drawn by chance."""
+    """Share of the denoiser's segments (of those that first_share leaves) that are drawn around a step at which
+    something happens (`gym_dream.data.eventful`), which is then among their targets. The others are drawn by chance."""
     first_share: float = 0.0
-    """Share of the denoiser's segments whose targets begin with a life's first steps: where a dream of a whole life
-    begins, and rare among all steps. Unlike events they tell nothing of what comes next, so its odds stay."""
+    """Share of the denoiser's segments that have a life's first step among their targets: where a dream of a whole life
+    begins, and rare among all steps. Unlike an event it tells nothing of what comes next, so the odds stay."""
     tolerance: float = 0.3
     """With a teacher: how far (of frames in [-1, 1]) a student's own past may be from the real one for the real frame
     to be what it learns; else it learns the teacher's. Negative: always the teacher's, for games that cannot be
@@ -120,7 +121,7 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
             sigma_change=0.05,  # of Breakout 0.037; a game whose whole screen changes may want more
             change_input=True,
         ),
-        # Two passes can choose between futures, given all the noise and a second level at which these still overlap.
+        # Two passes can choose between futures, given all the noise, and a second level at which what it says is known.
         sampler=SamplerConfig(num_denoising_steps=2, sigma_start=5.0, sigma_min=0.25),
         reward_termination=RewardTerminationConfig(
             num_actions,
@@ -158,6 +159,7 @@ PRESETS = {
             # Else most go to balls that fly straight and slowly, which it soon knows. But what is shown more often than
             # it happens is dreamt more often, too.
             event_share=0.3,
+            first_share=0.3,  # else a serve, of which only the odds can be learnt, takes many hours
             reward_batch_size=16,
             reward_interval=4,
         ),

@@ -202,7 +202,7 @@ def _new_config(
     world_model = PRESETS[preset].world_model(env) if origin is None else _architecture(origin, env)
     if teacher is not None:
         _check_teacher(teacher, _architecture(teacher, env), world_model)
-        # A student starts from N(0, I); its teacher scales that as its own sampler says.
+        # A student starts from N(origin, I); its teacher scales that as its own sampler says.
         sampler = replace(world_model.sampler, num_denoising_steps=1, s_churn=0.0, sigma_start=1.0)
         world_model = replace(world_model, sampler=sampler)
     return FitConfig(

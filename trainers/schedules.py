@@ -202,7 +202,7 @@ LOOPS = {
         "2.3M + 1.2M + 0.6M parameters, 100,000 real steps, PPO in 16 dreams of 2 denoising steps, half of them "
         "from a life's start; hours on 2 CPU cores",
         PRESETS["small"].world_model,
-        # No run's end to cool down for, so a lower rate and a longer average.
+        # Agents dream in it all along, not at the run's end, so a lower rate and a longer average for a cool-down.
         replace(
             PRESETS["small"].training,
             cooldown=0.0,
@@ -230,7 +230,7 @@ LOOPS = {
         agent={"num_frames": 4},  # which only an agent without recurrence has
         imagination=PPO,
         num_dreams=16,
-        # Anywhere in play chance is paid well, too; a life's beginning is where an agent is paid for what it does.
+        # From anywhere in play chance is paid as well as skill; from a life's start an agent is paid for what it does.
         horizon=200,
         first_share=0.5,
     ),

@@ -59,8 +59,8 @@ class Emphasis:
 
     Attributes:
         steps: Of each episode, bool (T,), the steps that count.
-        share: Of the segments, in [0, 1]: so many are drawn around such a step, each equally likely (and of these the
-            share of a later emphasis anew).
+        share: Of the segments, in [0, 1]: so many are drawn around such a step, each equally likely. A later
+            emphasis draws its share of all segments, so of an earlier one's as many are lost.
         window: The step lies among the last so many steps of its segment (where the span is long enough).
     """
 

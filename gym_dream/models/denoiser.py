@@ -51,7 +51,7 @@ class DenoiserConfig:
     def __post_init__(self) -> None:
         check_levels(self.depths, self.channels, self.attention)
         if self.noisy_change and not self.predict_change:
-            raise ValueError("noisy_change: expected False without predict_change, got True.")
+            raise ValueError("noisy_change: expected False without predict_change, got True. Set both, or neither.")
         if not self.sigma_change >= 0 or (self.sigma_change and not self.predict_change):
             raise ValueError(
                 f"sigma_change: expected at least 0, and 0 without predict_change, got {self.sigma_change} and "
@@ -157,7 +157,7 @@ class Denoiser(nn.Module):
         return base + (1 - c.c_skip) * past[:, -1] if self.config.predict_change else base
 
     def origin(self, past: Tensor) -> Tensor | float:
-        """What noise is around and the network sees the difference from, (B, C, H, W) or 0, given the past."""
+        """The frame that sampling's noise is around and that is taken off what the network sees, (B, C, H, W), or 0."""
         return past[:, -1] if self.config.noisy_change else 0.0
 
     def network(self, noisy: Tensor, past: Tensor, actions: Tensor, c: Preconditioners) -> Tensor:
