@@ -471,7 +471,7 @@ def test_a_run_can_start_from_a_world_model(data, finished, tmp_path):
         data,
         init=str(finished / "world_model"),
         steps=1,
-        training={"learning_rate": 1e-9, "muon_learning_rate": 1e-9},
+        training={"learning_rate": 1e-9},
         seed=5,
     )
     end = WorldModel.load(tmp_path / "run" / "world_model")
@@ -643,6 +643,18 @@ def test_weight_decay_spares_the_biases_of_an_lstm():
     spared = {names[parameter] for parameter in made.optimiser.param_groups[1]["params"]}
     assert {"lstm.bias_ih_l0", "lstm.bias_hh_l0", "act_emb.weight"} < spared
     assert not {"lstm.weight_ih_l0", "lstm.weight_hh_l0", "head.0.weight"} & spared
+
+
+def test_a_run_by_muon_is_resumed_to_the_bit(data, tmp_path):
+    # A constant learning rate, for otherwise it depends on how long the run was to be.
+    settings = {"training": {"cooldown": 0.0, "muon_learning_rate": 1e-2}}
+    tiny.fit(tmp_path / "whole", data, steps=4, **settings)
+    tiny.fit(tmp_path / "parts", data, steps=2, **settings)
+    tiny.fit(tmp_path / "parts", None, steps=4, resume=True)
+    ours, theirs = load_file(tmp_path / "whole" / NAME), load_file(tmp_path / "parts" / NAME)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    buffers = {name.split(".")[0] for name in ours if name.endswith("momentum_buffer")}
+    assert buffers == {"denoiser", "reward_termination"}
 
 
 def test_a_share_of_the_segments_holds_a_life_s_first_step(data, finished):

@@ -247,7 +247,7 @@ def test_a_student_begins_as_its_teacher_and_dreams_in_one_step(folders, tmp_pat
         data,
         teacher=str(teacher),
         steps=1,
-        training={"learning_rate": 1e-9, "muon_learning_rate": 1e-9},
+        training={"learning_rate": 1e-9},
     )
     student, master = WorldModel.load(made), WorldModel.load(teacher)
     assert student.config.sampler.num_denoising_steps == 1 and master.config.sampler.num_denoising_steps == 3
@@ -271,9 +271,7 @@ def test_a_student_may_start_from_another_model_than_its_teacher(folders, tmp_pa
     data, teacher = folders
     tiny.world_model(seed=1).save(tmp_path / "other")
     settings = {"init": str(tmp_path / "other"), "teacher": str(teacher)}
-    made = tiny.fit(
-        tmp_path / "run", data, **settings, steps=1, training={"learning_rate": 1e-9, "muon_learning_rate": 1e-9}
-    )
+    made = tiny.fit(tmp_path / "run", data, **settings, steps=1, training={"learning_rate": 1e-9})
     student, other = WorldModel.load(made), WorldModel.load(tmp_path / "other")
     for ours, theirs in zip(student.denoiser.parameters(), other.denoiser.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-2)

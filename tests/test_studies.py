@@ -152,7 +152,9 @@ NETWORK: dict[str, Any] = {"patch_size": 1, "depths": (1,), "channels": (16,), "
 def fitted(kind: str, updates: int, seed: int = 0) -> tuple[Denoiser, list[float], tuple[float, float]]:
     """A tiny network, its losses, and the loss of one batch and noise before and after."""
     torch.manual_seed(0)
-    denoiser = Denoiser(dataclasses.replace(tiny.config().denoiser, predict_change=False, **NETWORK))
+    denoiser = Denoiser(
+        dataclasses.replace(tiny.config().denoiser, predict_change=False, noisy_change=False, **NETWORK)
+    )
     training = tiny.TrainingConfig(batch_size=8, targets=1, learning_rate=1e-2, warmup_steps=2, average_decay=0.5)
     loss = edm_loss(denoiser, training) if kind == "edm" else ddpm_loss(denoiser.inner_model, denoiser.config)
     segments = SegmentSampler([tiny.episode(i) for i in range(3)], 5, beyond_end=False, ending="game")

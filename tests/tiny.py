@@ -88,7 +88,6 @@ PRESET = Preset(
         reward_interval=2,
         cooldown=0.5,
         warmup_steps=3,
-        muon_learning_rate=1e-4,
         first_share=0.2,
     ),
     "for tests",
