@@ -152,13 +152,7 @@ def test_predicting_the_change_starts_from_the_last_frame_where_noise_hides_the_
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"predict_change": True},
-        {"predict_change": True, "sigma_change": 0.05},
-    ],
-    ids=str,
+    "change", [{}, {"predict_change": True}, {"predict_change": True, "sigma_change": 0.05}], ids=str
 )
 def test_a_network_that_hits_the_target_of_the_loss_denoises_to_the_frame(change):
     config = dataclasses.replace(TINY, **change, quantisation="round")

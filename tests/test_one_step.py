@@ -242,13 +242,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
 
 def test_a_student_begins_as_its_teacher_and_dreams_in_one_step(folders, tmp_path):
     data, teacher = folders
-    made = tiny.fit(
-        tmp_path / "run",
-        data,
-        teacher=str(teacher),
-        steps=1,
-        training={"learning_rate": 1e-9},
-    )
+    made = tiny.fit(tmp_path / "run", data, teacher=str(teacher), steps=1, training={"learning_rate": 1e-9})
     student, master = WorldModel.load(made), WorldModel.load(teacher)
     assert student.config.sampler.num_denoising_steps == 1 and master.config.sampler.num_denoising_steps == 3
     assert student.dynamics("cpu").sampler.num_denoising_steps == 1

@@ -121,7 +121,7 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
             sigma_change=0.05,  # of Breakout 0.037; a game whose whole screen changes may want more
             change_input=True,
         ),
-        # Two passes can choose between futures, given all the noise, and a second level at which what it says is known.
+        # Two passes can choose between futures, given all the noise, and a second level at which it tells them apart.
         sampler=SamplerConfig(num_denoising_steps=2, sigma_start=5.0, sigma_min=0.25),
         reward_termination=RewardTerminationConfig(
             num_actions,
