@@ -52,16 +52,13 @@ class Learner:
             {"params": [p for p in decayed if p not in self._matrices], "weight_decay": weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=learning_rate, eps=1e-8, fused=True)
-        self._rates: list[tuple[torch.optim.Optimizer, float]] = [(self.optimiser, learning_rate)]
+        #: Each with the learning rate that `descend` takes a factor of.
+        self.optimisers: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.AdamW(groups, eps=1e-8, fused=True), learning_rate)
+        ]
         if self._matrices:
-            self.muon = torch.optim.Muon(
-                self._matrices.values(),
-                lr=muon_learning_rate,
-                weight_decay=weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            )
-            self._rates.append((self.muon, muon_learning_rate))
+            muon = torch.optim.Muon(self._matrices.values(), weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self.optimisers.append((muon, muon_learning_rate))
 
     def update(self, loss: Tensor, rate: float) -> Tensor:
         """Descend the gradient of ``loss`` at ``rate`` times the learning rate; returns the norm before clipping."""
@@ -92,7 +89,7 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         for weight, matrix in self._matrices.items():
             matrix.grad = None if weight.grad is None else _columns(weight.grad, weight).flatten(1)
-        for optimiser, learning_rate in self._rates:
+        for optimiser, learning_rate in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * rate
             optimiser.step()
@@ -147,7 +144,8 @@ class Learner:
     def _state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """What the parameter's optimiser remembers of it."""
         matrix = self._matrices.get(parameter)
-        return self.optimiser.state[parameter] if matrix is None else self.muon.state[matrix]
+        optimiser, _ = self.optimisers[0 if matrix is None else 1]
+        return optimiser.state[parameter if matrix is None else matrix]
 
 
 def _columns(tensor: Tensor, weight: Tensor) -> Tensor:
