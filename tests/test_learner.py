@@ -12,16 +12,8 @@ LEARNING = {"learning_rate": 0.01, "weight_decay": 0.0, "max_grad_norm": 1e9, "a
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
-def learner(**settings: Any) -> Learner:
-    model = tiny.world_model().denoiser
-    return Learner(
-        model,
-        **{"learning_rate": 0.1, "weight_decay": 0.5, "max_grad_norm": 1.0, "average_decay": 0.9} | settings,
-    )
-
-
 def test_weight_decay_spares_norms_embeddings_and_biases():
-    made = learner()
+    made = Learner(tiny.world_model().denoiser, 0.1, 0.5, 1.0, 0.9)
     [(adamw, _)] = made.optimisers
     decayed, others = adamw.param_groups
     assert decayed["weight_decay"] == 0.5 and others["weight_decay"] == 0.0
@@ -68,10 +60,11 @@ def test_muon_is_for_the_weights_of_convolutions_and_each_weight_has_one_optimis
     network = tiny.world_model().reward_termination
     made = Learner(network, **LEARNING, muon_learning_rate=0.01)
     (adamw, _), (muon, rate) = made.optimisers
-    others = {parameter for group in adamw.param_groups for parameter in group["params"]}
-    left = {name for name, parameter in network.named_parameters() if parameter not in others}
-    assert left == {f"{n}.weight" for n, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)}
-    assert len(muon.param_groups[0]["params"]) == len(left) > 3 and rate == 0.01
+    by_adamw = {parameter for group in adamw.param_groups for parameter in group["params"]}
+    by_muon = {name for name, parameter in network.named_parameters() if parameter not in by_adamw}
+    assert by_muon == {f"{n}.weight" for n, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    assert len(muon.param_groups[0]["params"]) == len(by_muon) > 3
+    assert rate == 0.01
 
 
 def test_muon_learns_the_same_however_weights_lie_in_memory():

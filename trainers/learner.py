@@ -52,12 +52,16 @@ class Learner:
             {"params": [p for p in decayed if p not in self._matrices], "weight_decay": weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        #: Each with the learning rate that `descend` takes a factor of.
-        self.optimisers: list[tuple[torch.optim.Optimizer, float]] = [
-            (torch.optim.AdamW(groups, eps=1e-8, fused=True), learning_rate)
-        ]
+        adamw = torch.optim.AdamW(groups, lr=learning_rate, eps=1e-8, fused=True)
+        #: AdamW, then Muon if it is used, each with its full learning rate, which `descend` multiplies by ``rate``.
+        self.optimisers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, learning_rate)]
         if self._matrices:
-            muon = torch.optim.Muon(self._matrices.values(), weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            muon = torch.optim.Muon(
+                self._matrices.values(),
+                lr=muon_learning_rate,
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
             self.optimisers.append((muon, muon_learning_rate))
 
     def update(self, loss: Tensor, rate: float) -> Tensor:
