@@ -94,8 +94,7 @@ def test_muon_goes_on_from_its_tensors():
 def one_weight(**settings: Any) -> tuple[torch.nn.Linear, Learner]:
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(network.weight)
-    settings = {"learning_rate": 0.1, "weight_decay": 0.0, "max_grad_norm": 1.0, "average_decay": 0.9} | settings
-    return network, Learner(network, **settings)
+    return network, Learner(network, **LEARNING | {"learning_rate": 0.1} | settings)
 
 
 def test_the_average_forgets_its_youth_quickly_then_at_its_own_pace():

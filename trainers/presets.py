@@ -47,7 +47,8 @@ class TrainingConfig:
     something happens (`gym_dream.data.eventful`), which is then among their targets. The others are drawn by chance."""
     first_share: float = 0.0
     """Share of the denoiser's segments that have a life's first step among their targets: where a dream of a whole life
-    begins, and rare among all steps. Unlike an event it tells nothing of what comes next, so the odds stay."""
+    begins, and rare among all steps. It tells nothing of where things go next; but where a beginning looks like the
+    moments before an ending, as in Breakout without a ball in sight, endings come to seem rarer than they are."""
     tolerance: float = 0.3
     """With a teacher: how far (of frames in [-1, 1]) a student's own past may be from the real one for the real frame
     to be what it learns; else it learns the teacher's. Negative: always the teacher's, for games that cannot be
