@@ -21,8 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+import gymnasium as gym
 import numpy as np
 
 from gym_dream.digits import Digit, read_number
@@ -37,7 +38,8 @@ RAM_PADDLE, RAM_BALL_X, RAM_BALL_Y = 72, 99, 101
 SCALE_X, SCALE_Y = 64 / 160, 64 / 210  # frame pixels per pixel of the console
 
 ROWS, COLUMNS = 6, 18  # of bricks
-# The byte of each column's lowest brick, and which of its bits says that the brick is there.
+# The byte of each column's lowest brick, and which of its bits says that the brick's left or right half is there (the
+# other half's is its neighbour in the pair).
 BRICK_BITS = (
     *((30, 6),),
     *((24, bit) for bit in (6, 4, 2, 0)),
@@ -46,6 +48,7 @@ BRICK_BITS = (
     *((6, bit) for bit in (6, 4, 2, 0)),
     *((0, bit) for bit in (0, 2, 4)),
 )
+BRICK_POINTS = (7, 7, 4, 4, 1, 1)  # for each row, from the top; of a whole wall 432, at which the next one comes
 BRICK_ROWS = (18, 20, 21, 23, 25, 27)  # for each row of bricks, from the top, a row of pixels that is its alone
 BRICK_LEVELS = (200, 198, 180, 162, 160, 200)  # the largest channel of an untouched brick there
 BRICK_SHARE = 0.5  # of this level, in the darkest of the brick's own pixels: the ball is narrower than they are
@@ -61,6 +64,7 @@ COURT_LEFT, COURT_RIGHT = 8 * SCALE_X - 0.5, 152 * SCALE_X - 0.5  # between thes
 LANDING = 187 * SCALE_Y - 0.5  # height of the ball's centre when it touches the paddle
 STRIDE = 23 * SCALE_X  # how far one LEFT or RIGHT moves the paddle: half of it at once, half in the next step
 SPREAD = 3 * SCALE_X  # how far from the paddle's centre the player chooses to meet the ball
+WALL_DRAWN = 16  # steps that the game takes to draw its wall, and some more
 SERVE = 0.2  # probability to serve, at each step without a ball
 
 
@@ -121,9 +125,28 @@ def locate_in_frames(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def bricks_in_ram(ram: np.ndarray) -> np.ndarray:
     """Which bricks stand, from the console's memory, uint8 (N, 128): bool (N, 108), row by row from the top left."""
-    bytes_ = np.array([[base + ROWS - 1 - row for base, _ in BRICK_BITS] for row in range(ROWS)])
-    bits = np.array([bit for _, bit in BRICK_BITS])
+    bytes_, bits = _wall()
     return ((ram[:, bytes_] >> bits) & 1).astype(np.bool_).reshape(len(ram), -1)
+
+
+def without_bricks(ram: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """The console's memory, uint8 (128,), when of a whole first wall only the bricks ``left``, bool (108,), stand.
+
+    Their points are in the score, for it is at 432, not without bricks, that the next wall comes.
+    """
+    ram, gone = ram.copy(), ~left.reshape(ROWS, COLUMNS)
+    bytes_, bits = _wall()
+    np.bitwise_and.at(ram, bytes_[gone], ~(3 << (np.broadcast_to(bits, gone.shape)[gone] & 6)).astype(np.uint8))
+    high, low = divmod(int(gone.sum(axis=1) @ BRICK_POINTS), 100)
+    ram[RAM_SCORE_HIGH] = ram[RAM_SCORE_HIGH] & 0xF0 | high
+    ram[RAM_SCORE_LOW] = 16 * (low // 10) + low % 10
+    return ram
+
+
+def _wall() -> tuple[np.ndarray, np.ndarray]:
+    """Of each brick the address of its byte, int (6, 18), and its bit, int (18,)."""
+    bytes_ = np.array([[base + ROWS - 1 - row for base, _ in BRICK_BITS] for row in range(ROWS)])
+    return bytes_, np.array([bit for _, bit in BRICK_BITS])
 
 
 def bricks_in_frames(frames: np.ndarray) -> np.ndarray:
@@ -156,6 +179,46 @@ def _centroid(mass: np.ndarray) -> np.ndarray:
     """Mean position, float (N,), of the mass (N, length); NaN where there is none."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (mass * np.arange(mass.shape[1])).sum(axis=1) / mass.sum(axis=1)
+
+
+class LastBricks(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
+    """The real game, begun when few bricks are left of its first wall, so that a second one comes soon.
+
+    Which bricks, and how many, is drawn anew for each game that is given a seed. The wall is whole before the console's
+    memory is changed; what follows is the game's own doing.
+    """
+
+    def __init__(self, env: gym.Env[np.ndarray, int], most: int) -> None:
+        """Wrap a game of `gym_dream.real.make` that ends with the game.
+
+        Args:
+            env: Breakout.
+            most: bricks that a game begins with, at most; at least one.
+
+        Raises:
+            ValueError: ``most`` is not from 1 to 108.
+        """
+        if not 1 <= most <= ROWS * COLUMNS:
+            raise ValueError(f"Bricks to begin with: expected from 1 to {ROWS * COLUMNS}, got {most}.")
+        super().__init__(env)
+        self._most = most
+        self._random = np.random.default_rng()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin a game and take bricks away."""
+        if seed is not None:
+            self._random = np.random.default_rng((seed, 5))
+        self.env.reset(seed=seed, options=options)
+        for _ in range(WALL_DRAWN):
+            self.env.step(NOOP)
+        left = self._random.permutation(ROWS * COLUMNS) < self._random.integers(1, self._most + 1)
+        ale = cast("Any", self.env.unwrapped).ale
+        for address, value in enumerate(without_bricks(ale.getRAM(), left)):
+            ale.setRAM(address, int(value))
+        frame, _, _, _, info = self.env.step(NOOP)
+        return frame, info
 
 
 @dataclass(frozen=True)

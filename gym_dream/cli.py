@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -194,13 +195,28 @@ class Collect:
     """Probability of a random action at each step; several levels share the steps equally."""
     seed: int = 0
     """Game i of the folder is played with seed + i."""
+    max_game_steps: int | None = None
+    """Cut off a game after so many steps."""
+    last_bricks: int | None = None
+    """Breakout only: begin each game with so many bricks of the first wall at most, for second walls to be recorded."""
 
     def __call__(self) -> None:
         from gym_dream import real
+        from gym_dream.breakout import LastBricks
         from gym_dream.data.collect import collect
 
-        policy = _load_policy(self.policy, real.env_spec(self.game), source="ram")
-        done = collect(self.game, policy, self.steps, self.out, epsilon=self.epsilon, seed=self.seed)
+        if (bricks := self.last_bricks) is not None and self.game != "Breakout":
+            raise ValueError(f"--last-bricks: for Breakout only, got --game {self.game}. Leave it out.")
+        done = collect(
+            self.game,
+            _load_policy(self.policy, real.env_spec(self.game), source="ram"),
+            self.steps,
+            self.out,
+            epsilon=self.epsilon,
+            seed=self.seed,
+            max_game_steps=self.max_game_steps,
+            wrapper=None if bricks is None else partial(LastBricks, most=bricks),
+        )
         print(f"Added {done.steps} steps to {self.out}, in games: {done.games}.")
         if done.interrupted:
             raise KeyboardInterrupt

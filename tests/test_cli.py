@@ -96,6 +96,7 @@ def test_verbs_take_what_their_functions_take() -> None:
         ("collect --game Brekout --steps 5 --out {tmp}/data", "Did you mean Breakout"),
         ("collect --game Pong --steps 5 --out {tmp}/data --policy scripted", "scripted player for Breakout only"),
         ("collect --game Pong --steps 5 --out {tmp}/data --policy sb3:{tmp}/no.zip", "no.zip"),
+        ("collect --game Pong --steps 5 --out {tmp}/data --last-bricks 3", "--last-bricks: for Breakout only"),
         ("collect --game Pong --steps 0 --out {tmp}/data", "steps must be at least 1"),
         ("collect --game Pong --steps 5 --out {tmp}/data --epsilon 2", "between 0 and 1"),
         ("fit --data {tmp}/none --out {tmp}/run --steps 5 --device gpu", "device: 'gpu' cannot be used here"),

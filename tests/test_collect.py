@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from gym_dream import real
-from gym_dream.breakout import ScriptedBreakout
+from gym_dream.breakout import (
+    LastBricks,
+    ScriptedBreakout,
+    bricks_in_frames,
+    bricks_in_ram,
+    score_in_frames,
+    score_in_ram,
+)
 from gym_dream.data import EpisodeStore
 from gym_dream.data.collect import collect
 from gym_dream.policy import RandomPolicy
@@ -86,6 +93,36 @@ def test_long_games_are_cut_off(tmp_path):
     collect("Breakout", RANDOM, 40, tmp_path, max_game_steps=20, progress=False)
     for episode in EpisodeStore(tmp_path).load_all():
         assert len(episode) == 20 and episode.truncated[-1] and not episode.info.in_progress
+
+
+def test_games_begin_with_the_last_bricks_and_go_on_to_a_second_wall(tmp_path):
+    play = {"wrapper": lambda env: LastBricks(env, most=2), "max_game_steps": 300, "progress": False}
+    collect("Breakout", ScriptedBreakout("ram"), 1132, tmp_path / "games", seed=52, **play)
+    episodes = EpisodeStore(tmp_path / "games").load_all()
+    walls = 0
+    for episode in episodes:
+        seen, memory = bricks_in_frames(episode.frames), bricks_in_ram(episode.ram)
+        assert 1 <= seen[0].sum() <= 2
+        # The score is that of the bricks taken, before and after, so the next wall comes when it should.
+        lost, begun = 108 - memory.sum(axis=1), episode.rewards.cumsum() + score_in_frames(episode.frames[:1])
+        np.testing.assert_array_equal(score_in_ram(episode.ram), begun)
+        first = score_in_ram(episode.ram) < 432
+        assert (lost[first] >= 106).all()
+        returns = np.flatnonzero(np.diff(memory.sum(axis=1).astype(int)) > 100)
+        walls += len(returns)
+        assert (score_in_ram(episode.ram)[returns] == 432).all() and seen[returns + 2].all()
+    assert walls >= 2  # or nothing above was seen
+    assert len({tuple(bricks_in_frames(episode.frames[:1])[0]) for episode in episodes}) > 3
+
+    collect("Breakout", ScriptedBreakout("ram"), 300, tmp_path / "again", seed=52, **play)
+    again = EpisodeStore(tmp_path / "again").load_all()[0]
+    np.testing.assert_array_equal(again.frames, episodes[0].frames[: len(again) + 1])
+
+
+@pytest.mark.parametrize("most", [0, 109])
+def test_there_are_from_1_to_108_last_bricks(most):
+    with real.make("Breakout") as env, pytest.raises(ValueError, match=f"from 1 to 108, got {most}"):
+        LastBricks(env, most)
 
 
 def test_a_game_without_lives(tmp_path):

@@ -19,6 +19,7 @@ from gym_dream.data import (
     SegmentSampler,
     eventful,
     first_steps,
+    scene_changes,
     start_contexts,
 )
 from gym_dream.data.segments import Spans
@@ -267,6 +268,15 @@ def test_eventful_steps_of_any_game_are_rewards_and_endings():
     rewards[[3, 30]] = -1
     events = eventful(dataclasses.replace(episode, rewards=rewards))
     assert np.flatnonzero(events).tolist() == [3, 9, 30, 39]
+
+
+def test_scenes_change_where_a_tenth_of_the_picture_does():
+    frames = np.zeros((6, 10, 10, 3), np.uint8)
+    frames[1:, :1, :, 1] = 255  # a tenth of the pixels, no more
+    frames[3:, 5, 5:, 0], frames[3:, 4, :6, 2] = 90, 90  # 11 of them, in some channel
+    frames[4:] += 32  # all, hardly
+    episode = dataclasses.replace(make_episode(0, 5), frames=frames)
+    assert scene_changes(episode).tolist() == [False, False, True, False, False]
 
 
 def test_batches_are_fresh_and_episodes_are_not_copied():

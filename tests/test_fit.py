@@ -636,6 +636,22 @@ def test_a_share_of_the_segments_holds_a_life_s_first_step(data, finished):
         assert begun.mean() == 1.0 if share else begun.mean() < 0.9
 
 
+def test_a_share_of_the_segments_holds_a_change_of_scene(data, finished):
+    """At the fifth step from the end of each game: so late, chance seldom has it among a segment's targets."""
+    fitting = Fit(*fit_arguments(config_of(finished), data))
+    games = []
+    for game in EpisodeStore(data).load_all():
+        frames = np.zeros_like(game.frames)
+        frames[len(game) - 4 :] = 255
+        games.append(replace(game, frames=frames))
+    for share in (0.0, 1.0):
+        training = replace(fitting.training, scene_share=share)
+        play = Play.of(games, fitting.config.world_model, training, emphasis=True)
+        frames = play.frames.sample(200, np.random.default_rng(0)).frames[:, -training.targets - 1 :]
+        changed = (np.diff(frames.astype(int), axis=1) == 255).any(axis=(1, 2, 3, 4))
+        assert changed.mean() == 1.0 if share else changed.mean() < 0.2
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

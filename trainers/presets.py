@@ -49,6 +49,9 @@ class TrainingConfig:
     """Share of the denoiser's segments that have a life's first step among their targets: where a dream of a whole life
     begins, and rare among all steps. It tells nothing of where things go next; but where a beginning looks like the
     moments before an ending, as in Breakout without a ball in sight, endings come to seem rarer than they are."""
+    scene_share: float = 0.0
+    """Share of the denoiser's segments that have a step among their targets at which much of the picture changes
+    (`gym_dream.data.scene_changes`): a new level, or another wall, which all that was recorded may hold a few times."""
     tolerance: float = 0.3
     """With a teacher: how far (of frames in [-1, 1]) a student's own past may be from the real one for the real frame
     to be what it learns; else it learns the teacher's. Negative: always the teacher's, for games that cannot be
@@ -78,7 +81,7 @@ class TrainingConfig:
             raise ValueError(f"cooldown: expected a share of the run, from 0 to 1, got {self.cooldown}.")
         if not 0 <= self.average_decay < 1:
             raise ValueError(f"average_decay: expected from 0 to below 1, got {self.average_decay}.")
-        for name in ("event_share", "first_share"):
+        for name in ("event_share", "first_share", "scene_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a share of the segments, from 0 to 1, got {getattr(self, name)}.")
         if not 0 < self.sigma_min <= self.sigma_max:

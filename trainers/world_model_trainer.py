@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gym_dream.data import Emphasis, Episode, Segments, SegmentSampler, eventful, first_steps
+from gym_dream.data import Emphasis, Episode, Segments, SegmentSampler, eventful, first_steps, scene_changes
 from gym_dream.models.compiled import compile_networks
 from gym_dream.models.denoiser import Denoiser, TrainingNoise, denoiser_loss, learnt, to_unit
 from gym_dream.models.graphs import Function, Recorded
@@ -61,13 +61,18 @@ class Play:
             recency: which games to draw from how often, see `gym_dream.data.SegmentSampler`.
         """
         ending = config.env["ending"]
-        kinds = []
-        if emphasis and training.event_share:
-            kinds.append(Emphasis([eventful(e) for e in episodes], training.event_share, training.targets))
-        if emphasis and training.first_share:
-            kinds.append(Emphasis([first_steps(e, ending) for e in episodes], training.first_share, training.targets))
+        kinds: dict[Callable[[Episode], np.ndarray], float] = {
+            eventful: training.event_share,
+            lambda episode: first_steps(episode, ending): training.first_share,
+            scene_changes: training.scene_share,
+        }
+        emphases = [
+            Emphasis([steps(episode) for episode in episodes], share, training.targets)
+            for steps, share in kinds.items()
+            if emphasis and share
+        ]
         length = config.denoiser.context_length + training.targets
-        frames = SegmentSampler(episodes, length, beyond_end=False, ending=ending, recency=recency, emphasis=kinds)
+        frames = SegmentSampler(episodes, length, beyond_end=False, ending=ending, recency=recency, emphasis=emphases)
         rewards = SegmentSampler(episodes, training.reward_steps + 1, beyond_end=True, ending=ending, recency=recency)
         return cls(frames, rewards)
 

@@ -2,7 +2,7 @@
 
 from gym_dream.data.contexts import Contexts, ContextSampler, start_contexts
 from gym_dream.data.episode import Episode, EpisodeInfo, split_held_out
-from gym_dream.data.events import eventful
+from gym_dream.data.events import eventful, scene_changes
 from gym_dream.data.segments import RECENCY, Emphasis, Places, Segments, SegmentSampler, first_steps
 from gym_dream.data.store import EpisodeStore
 
@@ -19,6 +19,7 @@ __all__ = [
     "Segments",
     "eventful",
     "first_steps",
+    "scene_changes",
     "split_held_out",
     "start_contexts",
 ]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
@@ -45,6 +46,7 @@ def collect(
     epsilon: float | Sequence[float] = 0.0,
     seed: int = 0,
     max_game_steps: int | None = None,
+    wrapper: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None = None,
     repeat_action_probability: float = 0.0,
     progress: bool = True,
 ) -> Collected:
@@ -63,6 +65,8 @@ def collect(
             played at the level with the fewest steps so far (a level named twice counts twice).
         seed: see above.
         max_game_steps: cut off (truncate) a game after so many steps.
+        wrapper: what to put around the game, e.g. to begin it otherwise (`gym_dream.breakout.LastBricks`); frames and
+            actions must stay of the same kind.
         repeat_action_probability: the game's own randomness, see `gym_dream.real.make`.
         progress: show a progress bar.
 
@@ -89,6 +93,8 @@ def collect(
         repeat_action_probability=repeat_action_probability,
         max_episode_steps=max_game_steps,
     )
+    if wrapper is not None:
+        env = wrapper(env)
     with env, _ctrl_c() as interrupted, tqdm(total=steps, unit="step", disable=not progress) as bar:
         while sum(played) < steps and not interrupted():
             level = int(np.argmin(played))
