@@ -21,9 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-import gymnasium as gym
 import numpy as np
 
 from gym_dream.digits import Digit, read_number
@@ -64,7 +63,6 @@ COURT_LEFT, COURT_RIGHT = 8 * SCALE_X - 0.5, 152 * SCALE_X - 0.5  # between thes
 LANDING = 187 * SCALE_Y - 0.5  # height of the ball's centre when it touches the paddle
 STRIDE = 23 * SCALE_X  # how far one LEFT or RIGHT moves the paddle: half of it at once, half in the next step
 SPREAD = 3 * SCALE_X  # how far from the paddle's centre the player chooses to meet the ball
-WALL_DRAWN = 16  # steps that the game takes to draw its wall, and some more
 SERVE = 0.2  # probability to serve, at each step without a ball
 
 
@@ -179,46 +177,6 @@ def _centroid(mass: np.ndarray) -> np.ndarray:
     """Mean position, float (N,), of the mass (N, length); NaN where there is none."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return (mass * np.arange(mass.shape[1])).sum(axis=1) / mass.sum(axis=1)
-
-
-class LastBricks(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
-    """The real game, begun when few bricks are left of its first wall, so that a second one comes soon.
-
-    Which bricks, and how many, is drawn anew for each game that is given a seed. The wall is whole before the console's
-    memory is changed; what follows is the game's own doing.
-    """
-
-    def __init__(self, env: gym.Env[np.ndarray, int], most: int) -> None:
-        """Wrap a game of `gym_dream.real.make` that ends with the game.
-
-        Args:
-            env: Breakout.
-            most: bricks that a game begins with, at most; at least one.
-
-        Raises:
-            ValueError: ``most`` is not from 1 to 108.
-        """
-        if not 1 <= most <= ROWS * COLUMNS:
-            raise ValueError(f"Bricks to begin with: expected from 1 to {ROWS * COLUMNS}, got {most}.")
-        super().__init__(env)
-        self._most = most
-        self._random = np.random.default_rng()
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a game and take bricks away."""
-        if seed is not None:
-            self._random = np.random.default_rng((seed, 5))
-        self.env.reset(seed=seed, options=options)
-        for _ in range(WALL_DRAWN):
-            self.env.step(NOOP)
-        left = self._random.permutation(ROWS * COLUMNS) < self._random.integers(1, self._most + 1)
-        ale = cast("Any", self.env.unwrapped).ale
-        for address, value in enumerate(without_bricks(ale.getRAM(), left)):
-            ale.setRAM(address, int(value))
-        frame, _, _, _, info = self.env.step(NOOP)
-        return frame, info
 
 
 @dataclass(frozen=True)

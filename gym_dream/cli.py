@@ -202,8 +202,8 @@ class Collect:
 
     def __call__(self) -> None:
         from gym_dream import real
-        from gym_dream.breakout import LastBricks
         from gym_dream.data.collect import collect
+        from gym_dream.data.last_bricks import LastBricks
 
         if (bricks := self.last_bricks) is not None and self.game != "Breakout":
             raise ValueError(f"--last-bricks: for Breakout only, got --game {self.game}. Leave it out.")

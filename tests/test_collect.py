@@ -8,7 +8,6 @@ import pytest
 
 from gym_dream import real
 from gym_dream.breakout import (
-    LastBricks,
     ScriptedBreakout,
     bricks_in_frames,
     bricks_in_ram,
@@ -17,6 +16,7 @@ from gym_dream.breakout import (
 )
 from gym_dream.data import EpisodeStore
 from gym_dream.data.collect import collect
+from gym_dream.data.last_bricks import LastBricks
 from gym_dream.policy import RandomPolicy
 
 RANDOM = RandomPolicy(4)

@@ -65,8 +65,8 @@ def collect(
             played at the level with the fewest steps so far (a level named twice counts twice).
         seed: see above.
         max_game_steps: cut off (truncate) a game after so many steps.
-        wrapper: what to put around the game, e.g. to begin it otherwise (`gym_dream.breakout.LastBricks`); frames and
-            actions must stay of the same kind.
+        wrapper: what to put around the game, e.g. to begin it otherwise (`gym_dream.data.last_bricks.LastBricks`);
+            frames and actions must stay of the same kind.
         repeat_action_probability: the game's own randomness, see `gym_dream.real.make`.
         progress: show a progress bar.
 

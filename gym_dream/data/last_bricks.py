@@ -1,0 +1,52 @@
+"""Games of Breakout that begin near the end of their first wall."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+
+from gym_dream.breakout import COLUMNS, NOOP, ROWS, without_bricks
+
+WALL_DRAWN = 16  # steps that the game takes to draw its wall, and some more
+
+
+class LastBricks(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
+    """The real game, begun when few bricks are left of its first wall, so that a second one comes soon.
+
+    Which bricks, and how many, is drawn anew for each game that is given a seed. The wall is whole before the console's
+    memory is changed; what follows is the game's own doing.
+    """
+
+    def __init__(self, env: gym.Env[np.ndarray, int], most: int) -> None:
+        """Wrap a game of `gym_dream.real.make` that ends with the game.
+
+        Args:
+            env: Breakout.
+            most: bricks that a game begins with, at most; at least one.
+
+        Raises:
+            ValueError: ``most`` is not from 1 to 108.
+        """
+        if not 1 <= most <= ROWS * COLUMNS:
+            raise ValueError(f"Bricks to begin with: expected from 1 to {ROWS * COLUMNS}, got {most}.")
+        super().__init__(env)
+        self._most = most
+        self._random = np.random.default_rng()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin a game and take bricks away."""
+        if seed is not None:
+            self._random = np.random.default_rng((seed, 5))
+        self.env.reset(seed=seed, options=options)
+        for _ in range(WALL_DRAWN):
+            self.env.step(NOOP)
+        left = self._random.permutation(ROWS * COLUMNS) < self._random.integers(1, self._most + 1)
+        ale = cast("Any", self.env.unwrapped).ale
+        for address, value in enumerate(without_bricks(ale.getRAM(), left)):
+            ale.setRAM(address, int(value))
+        frame, _, _, _, info = self.env.step(NOOP)
+        return frame, info
