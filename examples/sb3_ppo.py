@@ -39,11 +39,13 @@ class Args:
     """a world model folder to dream with, instead of the one that ships for the game"""
     steps: int = 100_000
     """environment steps of training, all environments together"""
-    num_envs: int = 16
+    denoising_steps: int | None = None
+    """passes of the denoiser a frame, if not the model's own setting; one takes about half the time of two"""
+    num_envs: int = 32
     """dreams or games at a time"""
-    horizon: int = 1000
+    horizon: int = 200
     """steps after which a life is cut off, dreamt or real"""
-    rollout: int = 128
+    rollout: int = 32
     """steps of each environment between updates"""
     learning_rate: float = 2.5e-4
     """of Adam"""
@@ -64,12 +66,17 @@ def make_envs(args: Args) -> VecEnv:
     if args.world == "real":
         envs: gym.vector.VectorEnv = real.make_vec(args.game, args.num_envs, **settings)
     else:
-        settings |= {"compile": args.compile} | ({"model": args.model} if args.model else {})
+        settings |= {"compile": args.compile, "model_kwargs": model_kwargs(args)}
+        settings |= {"model": args.model} if args.model else {}
         envs = gym.make_vec(f"Dream/{args.game}-v0", args.num_envs, **settings)
     monitored = VecMonitor(SB3VecEnv(envs))
     monitored.seed(args.seed)
     # A single frame does not show which way a ball flies: stack some, or remember.
     return VecFrameStack(monitored, 4) if args.agent == "ppo" else monitored
+
+
+def model_kwargs(args: Args) -> dict[str, Any]:
+    return {} if args.denoising_steps is None else {"num_denoising_steps": args.denoising_steps}
 
 
 def make_agent(args: Args, envs: VecEnv) -> Any:
@@ -105,7 +112,8 @@ def main(args: Args) -> None:
     players: dict[str, Policy] = {"random": random, type(agent).__name__: policy}
     print(f"\nSaved {file}. A life, on average:\n")
     unseen = args.seed + 1_000_000  # games and dreams that it was not trained on
-    for line in score_lines(players, model, args.dream_lives, args.lives, horizon=args.horizon, seed=unseen):
+    judged = {"horizon": args.horizon, "seed": unseen} | model_kwargs(args)
+    for line in score_lines(players, model, args.dream_lives, args.lives, **judged):
         print(line, flush=True)
 
 

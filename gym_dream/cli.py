@@ -205,7 +205,7 @@ class Collect:
         from gym_dream.data.collect import collect
         from gym_dream.data.last_bricks import LastBricks
 
-        if (bricks := self.last_bricks) is not None and self.game != "Breakout":
+        if (bricks := self.last_bricks) is not None and self.game.lower() != "breakout":
             raise ValueError(f"--last-bricks: for Breakout only, got --game {self.game}. Leave it out.")
         done = collect(
             self.game,

@@ -107,6 +107,7 @@ def test_sb3_ppo(agent: str, world: str, model: Path, tmp_path: Path) -> None:
         pytest.importorskip("sb3_contrib")
     settings = {"num-envs": 4, "rollout": 16, "steps": 128, "horizon": 10, "lives": 4, "dream-lives": 3, "seed": 3}
     names = {"agent": agent, "world": world, "model": model, "out": tmp_path}
+    names |= {"denoising-steps": 1} if world == "dream" else {}
     printed = run("sb3_ppo.py", settings | names)
     assert_scores(printed, {"ppo": "PPO", "recurrent": "RecurrentPPO"}[agent], most_steps=10)
 
