@@ -37,8 +37,8 @@ RAM_PADDLE, RAM_BALL_X, RAM_BALL_Y = 72, 99, 101
 SCALE_X, SCALE_Y = 64 / 160, 64 / 210  # frame pixels per pixel of the console
 
 ROWS, COLUMNS = 6, 18  # of bricks
-# The byte of each column's lowest brick, and which of its bits says that the brick's left or right half is there (the
-# other half's is its neighbour in the pair).
+# The byte of each column's lowest brick, and the lower of its two bits, which stand for half a brick
+# each.
 BRICK_BITS = (
     *((30, 6),),
     *((24, bit) for bit in (6, 4, 2, 0)),
@@ -47,7 +47,7 @@ BRICK_BITS = (
     *((6, bit) for bit in (6, 4, 2, 0)),
     *((0, bit) for bit in (0, 2, 4)),
 )
-BRICK_POINTS = (7, 7, 4, 4, 1, 1)  # for each row, from the top; of a whole wall 432, at which the next one comes
+BRICK_POINTS = (7, 7, 4, 4, 1, 1)  # for each row, from the top; of a whole wall 432
 BRICK_ROWS = (18, 20, 21, 23, 25, 27)  # for each row of bricks, from the top, a row of pixels that is its alone
 BRICK_LEVELS = (200, 198, 180, 162, 160, 200)  # the largest channel of an untouched brick there
 BRICK_SHARE = 0.5  # of this level, in the darkest of the brick's own pixels: the ball is narrower than they are
@@ -130,11 +130,12 @@ def bricks_in_ram(ram: np.ndarray) -> np.ndarray:
 def without_bricks(ram: np.ndarray, left: np.ndarray) -> np.ndarray:
     """The console's memory, uint8 (128,), when of a whole first wall only the bricks ``left``, bool (108,), stand.
 
-    Their points are in the score, for it is at 432, not without bricks, that the next wall comes.
+    Their points are in the score, for it is by a score of 432 that the game tells a cleared wall: the next one comes
+    when the ball then touches the paddle.
     """
     ram, gone = ram.copy(), ~left.reshape(ROWS, COLUMNS)
     bytes_, bits = _wall()
-    np.bitwise_and.at(ram, bytes_[gone], ~(3 << (np.broadcast_to(bits, gone.shape)[gone] & 6)).astype(np.uint8))
+    np.bitwise_and.at(ram, bytes_[gone], ~(3 << np.broadcast_to(bits, gone.shape)[gone]).astype(np.uint8))
     high, low = divmod(int(gone.sum(axis=1) @ BRICK_POINTS), 100)
     ram[RAM_SCORE_HIGH] = ram[RAM_SCORE_HIGH] & 0xF0 | high
     ram[RAM_SCORE_LOW] = 16 * (low // 10) + low % 10

@@ -198,14 +198,16 @@ class Collect:
     max_game_steps: int | None = None
     """Cut off a game after so many steps."""
     last_bricks: int | None = None
-    """Breakout only: begin each game with so many bricks of the first wall at most, for second walls to be recorded."""
+    """Breakout only: begin each game with so many bricks of the first wall at most, for second walls to be recorded.
+    The 17 steps until they are gone count as the game's. Keep such play apart from what a model's starts come from."""
 
     def __call__(self) -> None:
         from gym_dream import real
         from gym_dream.data.collect import collect
         from gym_dream.data.last_bricks import LastBricks
+        from gym_dream.games import find_game
 
-        if (bricks := self.last_bricks) is not None and self.game.lower() != "breakout":
+        if (bricks := self.last_bricks) is not None and find_game(self.game).name != "Breakout":
             raise ValueError(f"--last-bricks: for Breakout only, got --game {self.game}. Leave it out.")
         done = collect(
             self.game,

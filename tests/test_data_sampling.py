@@ -272,7 +272,7 @@ def test_eventful_steps_of_any_game_are_rewards_and_endings():
 
 def test_scenes_change_where_a_tenth_of_the_picture_does():
     frames = np.zeros((6, 10, 10, 3), np.uint8)
-    frames[1:, :1, :, 1] = 255  # a tenth of the pixels, no more
+    frames[1:, :1, :, 1] = 200  # a tenth of the pixels, no more
     frames[3:, 5, 5:, 0], frames[3:, 4, :6, 2] = 90, 90  # 11 of them, in some channel
     frames[4:] += 32  # all, hardly
     episode = dataclasses.replace(make_episode(0, 5), frames=frames)

@@ -43,15 +43,18 @@ class TrainingConfig:
     """Noise on the past frames: each sample draws a standard deviation from [0, context_noise], for a shift of each
     channel common to its frames and for every pixel. Teaches a dream to wash errors out instead of adding them up."""
     event_share: float = 0.0
-    """Share of the denoiser's segments (of those that first_share leaves) that are drawn around a step at which
-    something happens (`gym_dream.data.eventful`), which is then among their targets. The others are drawn by chance."""
+    """Share of the denoiser's segments (of those that first_share and scene_share leave) that are drawn around a step
+    at which something happens (`gym_dream.data.eventful`), which is then among their targets. The others are drawn by
+    chance."""
     first_share: float = 0.0
-    """Share of the denoiser's segments that have a life's first step among their targets: where a dream of a whole life
-    begins, and rare among all steps. It tells nothing of where things go next; but where a beginning looks like the
-    moments before an ending, as in Breakout without a ball in sight, endings come to seem rarer than they are."""
+    """Share of the denoiser's segments (of those that scene_share leaves) that have a life's first step among their
+    targets: where a dream of a whole life begins, and rare among all steps. It tells nothing of where things go next;
+    but where a beginning looks like the moments before an ending, as in Breakout without a ball in sight, endings come
+    to seem rarer than they are."""
     scene_share: float = 0.0
     """Share of the denoiser's segments that have a step among their targets at which much of the picture changes
-    (`gym_dream.data.scene_changes`): a new level, or another wall, which all that was recorded may hold a few times."""
+    (`gym_dream.data.scene_changes`): a new level, or another wall, which all that was recorded may hold a few times.
+    Where there is no such step it does nothing."""
     tolerance: float = 0.3
     """With a teacher: how far (of frames in [-1, 1]) a student's own past may be from the real one for the real frame
     to be what it learns; else it learns the teacher's. Negative: always the teacher's, for games that cannot be

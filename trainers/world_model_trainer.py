@@ -61,6 +61,7 @@ class Play:
             recency: which games to draw from how often, see `gym_dream.data.SegmentSampler`.
         """
         ending = config.env["ending"]
+        # A later kind takes its share from the earlier ones'.
         kinds: dict[Callable[[Episode], np.ndarray], float] = {
             eventful: training.event_share,
             lambda episode: first_steps(episode, ending): training.first_share,

@@ -9,14 +9,14 @@ import numpy as np
 
 from gym_dream.breakout import COLUMNS, NOOP, ROWS, without_bricks
 
-WALL_DRAWN = 16  # steps that the game takes to draw its wall, and some more
+# Bricks taken away at once come back: for some steps after a reset the game still writes its wall.
+WALL_DRAWN = 16
 
 
 class LastBricks(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
     """The real game, begun when few bricks are left of its first wall, so that a second one comes soon.
 
-    Which bricks, and how many, is drawn anew for each game that is given a seed. The wall is whole before the console's
-    memory is changed; what follows is the game's own doing.
+    Which bricks, and how many, is drawn anew for each game; a seed fixes it. What follows is the game's own doing.
     """
 
     def __init__(self, env: gym.Env[np.ndarray, int], most: int) -> None:
