@@ -40,7 +40,8 @@ class Args:
     steps: int = 100_000
     """environment steps of training, all environments together"""
     denoising_steps: int | None = None
-    """passes of the denoiser a frame, if not the model's own setting; one takes about half the time of two"""
+    """passes of the denoiser a frame, if not the model's own setting, where the agent trains in the dream and where it
+    is judged there; one takes about half the time of two"""
     num_envs: int = 32
     """dreams or games at a time"""
     horizon: int = 200
@@ -59,6 +60,8 @@ class Args:
     """of everything random"""
     out: Path = Path("runs/sb3")
     """folder for the trained agent"""
+    init: Path | None = None
+    """go on from this agent, saved by this program (unpickled: trust it); give another --seed, too, or dreams recur"""
 
 
 def make_envs(args: Args) -> VecEnv:
@@ -90,17 +93,19 @@ def make_agent(args: Args, envs: VecEnv) -> Any:
         "seed": args.seed,
         "verbose": 1,
     }
+    algorithm: Any = PPO
+    network = "CnnPolicy"
     if args.agent == "recurrent":
         from sb3_contrib import RecurrentPPO
 
-        return RecurrentPPO("CnnLstmPolicy", envs, **settings)
-    return PPO("CnnPolicy", envs, **settings)
+        algorithm, network = RecurrentPPO, "CnnLstmPolicy"
+    return algorithm.load(args.init, envs, **settings) if args.init else algorithm(network, envs, **settings)
 
 
 def main(args: Args) -> None:
     envs = make_envs(args)
     agent = make_agent(args, envs)
-    agent.learn(args.steps)
+    agent.learn(args.steps, reset_num_timesteps=args.init is None)
     envs.close()
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / f"{args.game.lower()}_{args.agent}_{args.world}_seed{args.seed}.zip"

@@ -36,6 +36,7 @@ NOOP, FIRE, RIGHT, LEFT = range(4)
 RAM_PADDLE, RAM_BALL_X, RAM_BALL_Y = 72, 99, 101
 SCALE_X, SCALE_Y = 64 / 160, 64 / 210  # frame pixels per pixel of the console
 
+LIVES = 5  # of a game
 ROWS, COLUMNS = 6, 18  # of bricks
 # The byte of each column's lowest brick, and the lower of its two bits, which stand for half a brick
 # each.

@@ -196,10 +196,10 @@ class Collect:
     seed: int = 0
     """Game i of the folder is played with seed + i."""
     max_game_steps: int | None = None
-    """Cut off a game after so many steps."""
+    """Cut off a game after so many recorded steps."""
     last_bricks: int | None = None
     """Breakout only: begin each game with so many bricks of the first wall at most, for second walls to be recorded.
-    The 17 steps until they are gone count as the game's. Keep such play apart from what a model's starts come from."""
+    A model that is fitted to such games learns from them; its dreams start like other games."""
 
     def __call__(self) -> None:
         from gym_dream import real

@@ -16,6 +16,7 @@ import pytest
 
 from gym_dream import cli
 from gym_dream.cli import main
+from gym_dream.data import EpisodeStore
 from gym_dream.games import GAMES
 from gym_dream.trainers import schedules
 from gym_dream.trainers.imagination import Imagination, ImaginationConfig
@@ -97,6 +98,8 @@ def test_verbs_take_what_their_functions_take() -> None:
         ("collect --game Pong --steps 5 --out {tmp}/data --policy scripted", "scripted player for Breakout only"),
         ("collect --game Pong --steps 5 --out {tmp}/data --policy sb3:{tmp}/no.zip", "no.zip"),
         ("collect --game Pong --steps 5 --out {tmp}/data --last-bricks 3", "--last-bricks: for Breakout only"),
+        ("collect --game Breakout --steps 5 --out {tmp}/data --last-bricks 109", "from 1 to 108, got 109"),
+        ("collect --game Breakout --steps 5 --out {tmp}/data --max-game-steps 0", "max_game_steps must be at least 1"),
         ("collect --game Pong --steps 0 --out {tmp}/data", "steps must be at least 1"),
         ("collect --game Pong --steps 5 --out {tmp}/data --epsilon 2", "between 0 and 1"),
         ("fit --data {tmp}/none --out {tmp}/run --steps 5 --device gpu", "device: 'gpu' cannot be used here"),
@@ -164,6 +167,14 @@ def test_ctrl_c_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(cli.List, "__call__", interrupted)
     assert main(["list"]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_a_game_by_any_of_its_names_begun_with_its_last_bricks_and_cut_off(tmp_path: Path) -> None:
+    last = ["--last-bricks", "3", "--max-game-steps", "20", "--policy", "scripted"]
+    assert main(["collect", "--game", "breakout", "--steps", "50", "--out", str(tmp_path), *last]) == 0
+    games = EpisodeStore(tmp_path).load_all()
+    assert [len(game) for game in games] == [20, 20, 10]
+    assert all(game.info.start == "last_bricks=3" for game in games)
 
 
 def test_from_real_play_to_a_dream_of_a_second_game(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from gym_dream import real
 from gym_dream.breakout import (
+    BRICK_POINTS,
     ScriptedBreakout,
     bricks_in_frames,
     bricks_in_ram,
@@ -95,34 +96,57 @@ def test_long_games_are_cut_off(tmp_path):
         assert len(episode) == 20 and episode.truncated[-1] and not episode.info.in_progress
 
 
-def test_games_begin_with_the_last_bricks_and_go_on_to_a_second_wall(tmp_path):
-    play = {"wrapper": lambda env: LastBricks(env, most=2), "max_game_steps": 300, "progress": False}
-    collect("Breakout", ScriptedBreakout("ram"), 1132, tmp_path / "games", seed=52, **play)
-    episodes = EpisodeStore(tmp_path / "games").load_all()
-    walls = 0
-    for episode in episodes:
-        seen, memory = bricks_in_frames(episode.frames), bricks_in_ram(episode.ram)
-        assert 1 <= seen[0].sum() <= 2
-        # The score is that of the bricks taken, before and after, so the next wall comes when it should.
-        lost, begun = 108 - memory.sum(axis=1), episode.rewards.cumsum() + score_in_frames(episode.frames[:1])
-        np.testing.assert_array_equal(score_in_ram(episode.ram), begun)
-        first = score_in_ram(episode.ram) < 432
-        assert (lost[first] >= 106).all()
-        returns = np.flatnonzero(np.diff(memory.sum(axis=1).astype(int)) > 100)
-        walls += len(returns)
-        assert (score_in_ram(episode.ram)[returns] == 432).all() and seen[returns + 2].all()
-    assert walls >= 2  # or nothing above was seen
-    assert len({tuple(bricks_in_frames(episode.frames[:1])[0]) for episode in episodes}) > 3
+def last_bricks(env):
+    return LastBricks(env, most=2)
 
-    collect("Breakout", ScriptedBreakout("ram"), 300, tmp_path / "again", seed=52, **play)
+
+def test_games_begin_with_the_last_bricks_and_go_on_to_a_second_wall(tmp_path):
+    play = {"wrapper": last_bricks, "max_game_steps": 200, "progress": False}
+    collect("Breakout", ScriptedBreakout("ram"), 400, tmp_path / "games", seed=3, **play)
+    episodes = EpisodeStore(tmp_path / "games").load_all()
+    # The steps until the bricks are gone are none of the game's.
+    assert [(len(episode), bool(episode.truncated[-1])) for episode in episodes] == [(200, True), (200, True)]
+    assert {bricks_in_frames(episode.frames[:1]).sum() for episode in episodes} == {1, 2}
+    for episode in episodes:
+        assert episode.info.start == "last_bricks=2"
+        seen, standing, score = bricks_in_frames(episode.frames), bricks_in_ram(episode.ram), score_in_ram(episode.ram)
+        # The score is that of the bricks taken, before and after, so the next wall comes when it should.
+        np.testing.assert_array_equal(score, episode.rewards.cumsum() + score_in_frames(episode.frames[:1]))
+        points = ~standing.reshape(-1, 6, 18) @ np.ones(18, np.int64) @ np.array(BRICK_POINTS)
+        (wall,) = np.flatnonzero(np.diff(standing.sum(axis=1).astype(int)) > 100)
+        np.testing.assert_array_equal(score[: wall + 1], points[: wall + 1])
+        assert score[wall] == 432 and not standing[wall].any() and standing[wall + 1].all() and seen[wall + 2].all()
+
+    collect("Breakout", ScriptedBreakout("ram"), 100, tmp_path / "again", seed=3, **play)
     again = EpisodeStore(tmp_path / "again").load_all()[0]
     np.testing.assert_array_equal(again.frames, episodes[0].frames[: len(again) + 1])
 
 
+@pytest.mark.parametrize("ending", ["life", "game"])
+def test_bricks_are_taken_of_a_new_game_only_and_the_score_is_no_reward(ending):
+    with last_bricks(real.make("Breakout", ending=ending)) as env:
+        for seed in (5, None):
+            frame, info = env.reset(seed=seed)
+            begun = bricks_in_frames(frame[None]).sum()
+            assert 1 <= begun <= 2
+            assert info["raw_reward"] == 0 and info["lives"] == 5 and info["start"] == "last_bricks=2"
+            assert score_in_ram(info["ram"][None]) > 400
+            lives = 1
+            while info["lives"]:
+                frame, _, terminated, _, info = env.step(1)
+                if terminated and info["lives"]:
+                    frame, info = env.reset()
+                    lives += 1
+                    # The same wall, or what the ball has left of it.
+                    assert bricks_in_frames(frame[None]).sum() <= begun and info["start"] == "last_bricks=2"
+            assert lives == {"life": 5, "game": 1}[ending]
+
+
 @pytest.mark.parametrize("most", [0, 109])
-def test_there_are_from_1_to_108_last_bricks(most):
-    with real.make("Breakout") as env, pytest.raises(ValueError, match=f"from 1 to 108, got {most}"):
-        LastBricks(env, most)
+def test_there_are_from_1_to_108_last_bricks(most, tmp_path):
+    with pytest.raises(ValueError, match=f"Last bricks .* from 1 to 108, got {most}"):
+        collect("Breakout", RANDOM, 5, tmp_path / "data", wrapper=lambda env: LastBricks(env, most), progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_game_without_lives(tmp_path):

@@ -322,6 +322,7 @@ def emphasised(episodes, share=0.5, window=2):
         (lambda e: start_contexts(e, 0), "at least 1 frame, got 0"),
         (lambda e: start_contexts([], 4), "at least one episode"),
         (lambda e: start_contexts([e[1]], 4), "not one of 1 episodes begins with 4 steps"),
+        (lambda e: start_contexts([begun_otherwise(e[0])], 4), r"all 1 episodes .* by itself \(last_bricks=3\)"),
     ],
 )
 def test_arguments_that_cannot_be(call, message):
@@ -371,11 +372,17 @@ def test_replay_contexts_that_begin_with_a_life():
     assert set(last) >= firsts
 
 
+def begun_otherwise(episode):
+    return dataclasses.replace(episode, info=dataclasses.replace(episode.info, start="last_bricks=3"))
+
+
 def test_start_contexts():
     episodes = [make_episode(0, 10), make_episode(1, 3), make_episode(2, 30, lost=(2,)), make_episode(3, 4)]
     episodes.append(make_episode(4, 3, over=False))
+    episodes.append(begun_otherwise(make_episode(5, 10)))
     contexts = start_contexts(episodes, 4)
-    assert len(contexts) == 2  # two games are too short, one loses a life in its first frames
+    # Two games are too short, one loses a life in its first frames, one does not begin as games do.
+    assert len(contexts) == 2
     for row, game in enumerate((0, 3)):
         np.testing.assert_array_equal(contexts.frames[row], episodes[game].frames[:4])
         np.testing.assert_array_equal(contexts.actions[row], episodes[game].actions[:3])

@@ -51,6 +51,15 @@ def test_an_episode_comes_back_as_it_was(tmp_path, continuous, ram):
     assert_same(Episode.load(tmp_path / "x.safetensors"), episode)
 
 
+def test_how_a_game_was_begun_comes_back_and_is_not_written_where_it_began_by_itself(tmp_path):
+    for start, more in (("", set()), ("last_bricks=3", {"start"})):
+        episode = make_episode(info=EpisodeInfo(ENV, seed=1, policy="random", start=start))
+        episode.save(tmp_path / "x.safetensors")
+        assert_same(Episode.load(tmp_path / "x.safetensors"), episode)
+        _, metadata = load_tensors(tmp_path / "x.safetensors")
+        assert set(metadata) == {"format", "version", "env", "seed", "policy", "in_progress"} | more
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

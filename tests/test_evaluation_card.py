@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -129,5 +130,8 @@ def test_facts_of_something_that_is_no_run(run: Path, tmp_path: Path) -> None:
 
 
 def test_facts_of_data(tmp_path: Path) -> None:
-    facts = DataFacts.read(EpisodeStore(record(tmp_path, "Pong", games=3)).paths)
-    assert facts == DataFacts(3, 57, (40, 41, 42), {"random": (1, 19), "scripted": (2, 38)})
+    store = EpisodeStore(record(tmp_path, "Pong", games=3))
+    begun = game(4, "Pong")
+    store.add(replace(begun, info=replace(begun.info, start="the middle")))
+    policies = {"random": (1, 19), "scripted": (2, 38), "scripted, from the middle": (1, 19)}
+    assert DataFacts.read(store.paths) == DataFacts(4, 76, (40, 41, 42, 44), policies)

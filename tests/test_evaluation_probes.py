@@ -95,6 +95,22 @@ def test_a_missing_brick_is_seen_and_a_ball_is_no_brick() -> None:
     np.testing.assert_array_equal(breakout.bricks_in_frames(frame), standing)
 
 
+def test_a_wall_is_taken_down_to_any_of_its_bricks_and_its_points_are_in_the_score() -> None:
+    rng = np.random.default_rng(0)
+    ram = rng.integers(0, 256, 128).astype(np.uint8)
+    ram[:36] = 255
+    for left in (np.zeros(108, np.bool_), np.ones(108, np.bool_), *(rng.random((20, 108)) < rng.random((20, 1)))):
+        after = breakout.without_bricks(ram, left)
+        np.testing.assert_array_equal(breakout.bricks_in_ram(after[None])[0], left)
+        gone = ~left.reshape(6, 18)
+        points = (gone * np.array([7, 7, 4, 4, 1, 1])[:, None]).sum()
+        assert breakout.score_in_ram(after[None]).tolist() == [points]
+        # Nothing else has changed: not what follows the wall, nor the upper half of the score's first byte.
+        changed = np.flatnonzero(after != ram)
+        assert not set(changed) - {*range(36), 76, 77}
+        assert after[76] & 0xF0 == ram[76] & 0xF0
+
+
 def test_an_empty_pong_court_has_neither_ball_nor_paddles() -> None:
     court = np.full((1, 64, 64, 3), pong.BACKGROUND, np.uint8)
     assert np.isnan(pong.ball_in_frames(court)).all()

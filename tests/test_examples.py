@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -14,11 +15,13 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 import catch
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from stable_baselines3 import PPO
 
 from gym_dream import real
 from gym_dream.agents import AgentConfig, AgentPolicy, StackedConfig, load_agent
@@ -44,6 +47,7 @@ def module(name: str) -> ModuleType:
 
 
 cleanrl_ppo: Any = module("cleanrl_ppo")
+sb3_ppo: Any = module("sb3_ppo")
 FRAMES = {"ppo": 4, "recurrent": 1}  # that the agent sees at a time
 
 
@@ -118,6 +122,41 @@ def test_sb3_ppo(agent: str, world: str, model: Path, tmp_path: Path) -> None:
     assert policy.num_frames == FRAMES[agent]
     actions, _ = policy.act(policy.begin(5, seed=0), np.zeros((5, 64, 64, 3), np.uint8), {})
     assert actions.shape == (5,) and np.isin(actions, range(4)).all()
+
+
+def test_sb3_ppo_dreams_by_as_many_passes_as_asked_and_goes_on_from_an_agent(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    judged: list[Any] = []
+    make_vec, learn = gym.make_vec, PPO.learn
+    learnt: list[tuple[int, int]] = []
+
+    def recorded(*args: Any, **settings: Any) -> VectorEnv:
+        made.append(settings["model_kwargs"])
+        return make_vec(*args, **settings)
+
+    def learning(self: PPO, steps: int, **settings: Any) -> PPO:
+        before = self.num_timesteps
+        learn(self, steps, **settings)
+        learnt.append((before, self.num_timesteps))
+        return self
+
+    monkeypatch.setattr(gym, "make_vec", recorded)
+    monkeypatch.setattr(PPO, "learn", learning)
+    monkeypatch.setattr(sb3_ppo, "score_lines", lambda *_, **settings: judged.append(settings) or [])
+    brief = sb3_ppo.Args(model=str(model), num_envs=2, rollout=8, steps=16, horizon=5, seed=3, out=tmp_path)
+    for args in (
+        brief,
+        dataclasses.replace(brief, denoising_steps=1, init=tmp_path / "breakout_ppo_dream_seed3.zip", seed=4),
+    ):
+        sb3_ppo.main(args)
+    passes = {"num_denoising_steps": 1}
+    assert made == [{}, passes]
+    assert [found.items() >= passes.items() for found in judged] == [False, True]
+    assert learnt == [(0, 16), (16, 32)]
+    first, second = (PPO.load(tmp_path / f"breakout_ppo_dream_seed{seed}.zip", device="cpu") for seed in (3, 4))
+    assert (first.seed, second.seed) == (3, 4)
 
 
 @pytest.mark.parametrize("world", ["dream", pytest.param("real", marks=pytest.mark.slow)])

@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 from tqdm import tqdm
 
 from gym_dream import real
@@ -64,15 +65,15 @@ def collect(
         epsilon: probability of a random action at each step. Several levels share the steps equally: each game is
             played at the level with the fewest steps so far (a level named twice counts twice).
         seed: see above.
-        max_game_steps: cut off (truncate) a game after so many steps.
+        max_game_steps: cut off (truncate) a game after so many recorded steps.
         wrapper: what to put around the game, e.g. to begin it otherwise (`gym_dream.data.last_bricks.LastBricks`);
-            frames and actions must stay of the same kind.
+            frames and actions must stay of the same kind, and ``info["start"]`` of its `reset` says how the game began.
         repeat_action_probability: the game's own randomness, see `gym_dream.real.make`.
         progress: show a progress bar.
 
     Raises:
-        ValueError: unknown game, `steps` below 1, an epsilon outside [0, 1], or a store that holds another game or
-            other settings.
+        ValueError: unknown game, `steps` or `max_game_steps` below 1, an epsilon outside [0, 1], what the wrapper
+            refuses, or a store that holds another game or other settings.
         OSError: the folder cannot be written to.
     """
     store = EpisodeStore(out)
@@ -80,21 +81,20 @@ def collect(
     levels = [float(epsilon)] if isinstance(epsilon, (int, float)) else list(epsilon)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
+    if max_game_steps is not None and max_game_steps < 1:
+        raise ValueError(f"max_game_steps must be at least 1, or None for no limit, got {max_game_steps}.")
     if not levels:
         raise ValueError("epsilon must be a number or at least one number, got none.")
-    prepare_store(store, spec)
     num_actions = find_game(game).actions
     players = [EpsilonPolicy(policy, level, num_actions) if level else policy for level in levels]
     played = [0] * len(players)
     games = 0
-    env = real.make(
-        game,
-        ending="game",
-        repeat_action_probability=repeat_action_probability,
-        max_episode_steps=max_game_steps,
-    )
+    env = real.make(game, ending="game", repeat_action_probability=repeat_action_probability)
     if wrapper is not None:
         env = wrapper(env)
+    if max_game_steps is not None:  # outermost: steps that a wrapper takes to begin a game are none of its own
+        env = TimeLimit(env, max_game_steps)
+    prepare_store(store, spec)
     with env, _ctrl_c() as interrupted, tqdm(total=steps, unit="step", disable=not progress) as bar:
         while sum(played) < steps and not interrupted():
             level = int(np.argmin(played))

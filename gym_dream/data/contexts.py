@@ -117,7 +117,8 @@ class Contexts:
 def start_contexts(episodes: Sequence[Episode], length: int) -> Contexts:
     """Take the first frames of each game: where "start" dreams begin.
 
-    Games that lose a life or end before a step from the last of these frames are left out.
+    Games that lose a life or end before a step from the last of these frames are left out, and so are those that were
+    begun otherwise than the game begins by itself (`EpisodeInfo.start`).
 
     Args:
         episodes: Whole games.
@@ -128,9 +129,15 @@ def start_contexts(episodes: Sequence[Episode], length: int) -> Contexts:
     """
     _check_length(length)
     check_episodes(episodes)
-    usable = [e for e in episodes if len(e) >= length and not e.terminated[: length - 1].any()]
+    own = [e for e in episodes if not e.info.start]
+    if not own:
+        raise ValueError(
+            f"all {len(episodes)} episodes were begun otherwise than the game begins by itself "
+            f"({episodes[0].info.start}): for the starts of dreams, record some that were not"
+        )
+    usable = [e for e in own if len(e) >= length and not e.terminated[: length - 1].any()]
     if not usable:
-        raise ValueError(f"not one of {len(episodes)} episodes begins with {length} steps without an ending")
+        raise ValueError(f"not one of {len(own)} episodes begins with {length} steps without an ending")
     return Contexts(
         frames=np.stack([e.frames[:length] for e in usable]),
         actions=np.stack([e.actions[: length - 1] for e in usable]),

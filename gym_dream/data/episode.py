@@ -21,6 +21,7 @@ EPISODE_VERSION = 1
 _REQUIRED = ("frames", "actions", "rewards", "terminated", "truncated", "lives")
 _OPTIONAL = ("ram",)
 _METADATA = ("format", "version", "env", "seed", "policy", "in_progress")
+_OPTIONAL_METADATA = ("start",)
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ class EpisodeInfo:
         seed: The seed of this game's environment and policy streams.
         policy: Who played, in words a user can type again ("random", "scripted", …).
         in_progress: Whether the game was still being played when the episode was written.
+        start: How the game was begun, if not as it begins by itself (e.g. "last_bricks=3"). Such games show what is
+            rare, and are no place for a dream to start.
     """
 
     env: dict[str, Any]
     seed: int
     policy: str
     in_progress: bool = False
+    start: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +127,8 @@ class Episode:
             "policy": self.info.policy,
             "in_progress": json.dumps(bool(self.info.in_progress)),
         }
+        if self.info.start:
+            metadata["start"] = self.info.start
         save_tensors(path, tensors, metadata, overwrite=overwrite)
 
     @classmethod
@@ -155,7 +161,7 @@ def episode_info(path: str | os.PathLike[str], metadata: dict[str, str]) -> Epis
     Raises:
         ValueError: They are not an episode's, of a newer version, incomplete, or not understood.
     """
-    check_format(path, metadata, EPISODE_FORMAT, EPISODE_VERSION, _METADATA)
+    check_format(path, metadata, EPISODE_FORMAT, EPISODE_VERSION, _METADATA, _OPTIONAL_METADATA)
     try:
         env, seed, in_progress = (json.loads(metadata[name]) for name in ("env", "seed", "in_progress"))
     except json.JSONDecodeError as error:
@@ -165,11 +171,16 @@ def episode_info(path: str | os.PathLike[str], metadata: dict[str, str]) -> Epis
             f"{path}: expected the header's env to be a JSON object, seed an integer and in_progress true or false, "
             f"got {metadata}"
         )
-    return EpisodeInfo(env=env, seed=seed, policy=metadata["policy"], in_progress=in_progress)
+    return EpisodeInfo(env, seed, metadata["policy"], in_progress, metadata.get("start", ""))
 
 
 def check_format(
-    path: str | os.PathLike[str], metadata: dict[str, str], name: str, version: int, fields: Sequence[str]
+    path: str | os.PathLike[str],
+    metadata: dict[str, str],
+    name: str,
+    version: int,
+    fields: Sequence[str],
+    optional: Sequence[str] = (),
 ) -> None:
     """Check that a header's strings are those of one of this package's formats.
 
@@ -178,7 +189,8 @@ def check_format(
         metadata: The strings, by name.
         name: What "format" must say.
         version: The newest "version" that can be read.
-        fields: Every name that must be there; no other may.
+        fields: Every name that must be there.
+        optional: Names that may be there, too; no other may.
 
     Raises:
         ValueError: Another format, a newer version, or a missing or unknown field.
@@ -190,10 +202,11 @@ def check_format(
             f"{path}: this version of gym_dream reads '{name}' up to version {version}, the file says "
             f"{metadata.get('version')!r}. Update gym_dream to read it."
         )
-    if set(metadata) != set(fields):
+    missing, unknown = set(fields) - set(metadata), set(metadata) - set(fields) - set(optional)
+    if missing or unknown:
         raise ValueError(
-            f"{path}: the header's strings should be {sorted(fields)}; missing {sorted(set(fields) - set(metadata))}, "
-            f"unknown {sorted(set(metadata) - set(fields))}."
+            f"{path}: the header's strings should be {sorted(fields)}; missing {sorted(missing)}, "
+            f"unknown {sorted(unknown)}."
         )
 
 

@@ -53,7 +53,7 @@ def take_step(env: gym.Env[Any, Any], frame: np.ndarray, action: Any, lives: int
     return step, info
 
 
-def to_episode(steps: Sequence[Step], spec: dict[str, Any], seed: int, policy: str) -> Episode:
+def to_episode(steps: Sequence[Step], spec: dict[str, Any], seed: int, policy: str, start: str = "") -> Episode:
     """The episode that consecutive steps make, from the first of a game.
 
     Args:
@@ -61,6 +61,7 @@ def to_episode(steps: Sequence[Step], spec: dict[str, Any], seed: int, policy: s
         spec: of the environment.
         seed: of the game and of the policy's random numbers.
         policy: who played.
+        start: how the game was begun, if not as it begins by itself.
     """
     last = steps[-1]
     memory = [step.ram for step in steps if step.ram is not None]
@@ -72,7 +73,7 @@ def to_episode(steps: Sequence[Step], spec: dict[str, Any], seed: int, policy: s
         truncated=np.array([step.truncated for step in steps]),
         lives=np.array([step.lives for step in steps], np.int32),
         ram=np.stack(memory) if memory else None,
-        info=EpisodeInfo(spec, seed, policy, in_progress=not (last.game_over or last.truncated)),
+        info=EpisodeInfo(spec, seed, policy, in_progress=not (last.game_over or last.truncated), start=start),
     )
 
 
@@ -89,12 +90,13 @@ class RecordedGame:
         """Begin the game.
 
         Args:
-            env: as for `take_step`.
+            env: as for `take_step`. Where ``info`` of its `reset` holds ``start``, it says how the game was begun.
             spec: what its frames and actions mean, for the episode (`gym_dream.real.env_spec`).
-            seed: with the same seed and the same actions comes the same game.
+            seed: with the same seed and the same actions in the same ``env`` comes the same game.
         """
         self._env, self._spec, self.seed = env, spec, seed
         self.frame, self._info = env.reset(seed=seed)
+        self._start = str(self._info.pop("start", ""))
         self.steps: list[Step] = []
 
     def __len__(self) -> int:
@@ -134,4 +136,4 @@ class RecordedGame:
 
     def episode(self, policy: str) -> Episode:
         """What was played so far, at least one step; ``policy`` names who played."""
-        return to_episode(self.steps, self._spec, self.seed, policy)
+        return to_episode(self.steps, self._spec, self.seed, policy, self._start)

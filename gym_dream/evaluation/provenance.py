@@ -27,7 +27,7 @@ class DataFacts:
         games: how many.
         steps: of all games together.
         seeds: the games' seeds, ascending.
-        policies: of each policy (games, steps).
+        policies: of each policy (games, steps); games that were begun otherwise than by themselves stand apart.
     """
 
     games: int
@@ -48,8 +48,9 @@ class DataFacts:
         for path in paths:
             header = read_header(path)
             info = episode_info(path, header.metadata)
-            games[info.policy] += 1
-            steps[info.policy] += header.shapes["rewards"][0]
+            policy = f"{info.policy}, from {info.start}" if info.start else info.policy
+            games[policy] += 1
+            steps[policy] += header.shapes["rewards"][0]
             seeds.add(info.seed)
         policies = {policy: (games[policy], steps[policy]) for policy in sorted(games)}
         return cls(len(paths), steps.total(), tuple(sorted(seeds)), policies)
