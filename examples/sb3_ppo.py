@@ -40,8 +40,8 @@ class Args:
     steps: int = 100_000
     """environment steps of training, all environments together"""
     denoising_steps: int | None = None
-    """passes of the denoiser a frame, if not the model's own setting, where the agent trains in the dream and where it
-    is judged there; one takes about half the time of two"""
+    """passes of the denoiser a frame, in training and in judging, if not the model's own setting; one takes about half
+    the time of two"""
     num_envs: int = 32
     """dreams or games at a time"""
     horizon: int = 200
@@ -61,7 +61,8 @@ class Args:
     out: Path = Path("runs/sb3")
     """folder for the trained agent"""
     init: Path | None = None
-    """go on from this agent, saved by this program (unpickled: trust it); give another --seed, too, or dreams recur"""
+    """go on from this agent, saved by this program with the same --agent (unpickled: trust it); give another --seed,
+    too, or the same dreams come again"""
 
 
 def make_envs(args: Args) -> VecEnv:
@@ -103,12 +104,14 @@ def make_agent(args: Args, envs: VecEnv) -> Any:
 
 
 def main(args: Args) -> None:
+    file = args.out / f"{args.game.lower()}_{args.agent}_{args.world}_seed{args.seed}.zip"
+    if file == args.init:
+        raise SystemExit(f"{file} would be overwritten by what goes on from it: give another --seed or --out.")
     envs = make_envs(args)
     agent = make_agent(args, envs)
     agent.learn(args.steps, reset_num_timesteps=args.init is None)
     envs.close()
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / f"{args.game.lower()}_{args.agent}_{args.world}_seed{args.seed}.zip"
     agent.save(file)
 
     model = WorldModel.load(args.model or args.game.lower())

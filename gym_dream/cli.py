@@ -196,19 +196,16 @@ class Collect:
     seed: int = 0
     """Game i of the folder is played with seed + i."""
     max_game_steps: int | None = None
-    """Cut off a game after so many recorded steps."""
+    """Cut off a game after so many recorded steps; -1 for no limit."""
     last_bricks: int | None = None
-    """Breakout only: begin each game with so many bricks of the first wall at most, for second walls to be recorded.
-    A model that is fitted to such games learns from them; its dreams start like other games."""
+    """Breakout only: begin each game with at most this many bricks left of the first wall, so that second walls are
+    recorded. Record ordinary games into the same folder, too: dreams start as those do."""
 
     def __call__(self) -> None:
         from gym_dream import real
         from gym_dream.data.collect import collect
         from gym_dream.data.last_bricks import LastBricks
-        from gym_dream.games import find_game
 
-        if (bricks := self.last_bricks) is not None and find_game(self.game).name != "Breakout":
-            raise ValueError(f"--last-bricks: for Breakout only, got --game {self.game}. Leave it out.")
         done = collect(
             self.game,
             _load_policy(self.policy, real.env_spec(self.game), source="ram"),
@@ -217,7 +214,7 @@ class Collect:
             epsilon=self.epsilon,
             seed=self.seed,
             max_game_steps=self.max_game_steps,
-            wrapper=None if bricks is None else partial(LastBricks, most=bricks),
+            wrapper=None if self.last_bricks is None else partial(LastBricks, most=self.last_bricks),
         )
         print(f"Added {done.steps} steps to {self.out}, in games: {done.games}.")
         if done.interrupted:
@@ -320,8 +317,6 @@ class Train:
     """Time between checkpoints, the most that a crash can cost."""
 
     def __call__(self) -> None:
-        import functools
-
         from gym_dream import real
         from gym_dream.agents import AgentPolicy
         from gym_dream.configuration import from_json, to_json
@@ -348,7 +343,7 @@ class Train:
             self.out,
             config,
             AgentPolicy.of_size(env, config.agent, config.seed),
-            functools.partial(real.make, env["game"], ending="game", repeat_action_probability=sticky),
+            partial(real.make, env["game"], ending="game", repeat_action_probability=sticky),
             resume=self.resume,
             device=self.device,
             precision=self.precision,
@@ -502,8 +497,6 @@ class Score:
     `gym-dream evaluate --suite atari100k --results scores` makes its report."""
 
     def __call__(self) -> None:
-        import functools
-
         from tqdm import tqdm
 
         from gym_dream import real
@@ -515,7 +508,7 @@ class Score:
 
         game, sticky = find_game(self.game).name, self.repeat_action_probability
         policy = _load_policy(self.policy, real.env_spec(game))
-        make = functools.partial(real.make, game, ending="game", repeat_action_probability=sticky)
+        make = partial(real.make, game, ending="game", repeat_action_probability=sticky)
         with tqdm(total=self.games, unit="game", disable=not sys.stderr.isatty()) as bar:
             played = play_whole_games(make, policy, self.games, self.seed, self.max_steps, bar.update)
         if self.out is not None:
@@ -620,15 +613,13 @@ class Bench:
     """cpu: processor time, for a machine that others use, too; with --threads 1 only."""
 
     def __call__(self) -> None:
-        import functools
-
         from gym_dream.benchmark.report import text
         from gym_dream.benchmark.run import bench
         from gym_dream.trainers.bench import updates
         from gym_dream.trainers.presets import PRESETS
 
         settings = vars(self) | {"original": PRESETS["diamond-atari"].world_model, "update_agent": _agent_update}
-        made = {name: functools.partial(updates, PRESETS[name]) for name in settings.pop("presets")}
+        made = {name: partial(updates, PRESETS[name]) for name in settings.pop("presets")}
         found = bench(**settings, updates=made)
         print(text(found))
         print(f"\nWrote {self.out if self.out.suffix == '.json' else self.out / 'bench.json'}.")

@@ -97,7 +97,10 @@ def test_verbs_take_what_their_functions_take() -> None:
         ("collect --game Brekout --steps 5 --out {tmp}/data", "Did you mean Breakout"),
         ("collect --game Pong --steps 5 --out {tmp}/data --policy scripted", "scripted player for Breakout only"),
         ("collect --game Pong --steps 5 --out {tmp}/data --policy sb3:{tmp}/no.zip", "no.zip"),
-        ("collect --game Pong --steps 5 --out {tmp}/data --last-bricks 3", "--last-bricks: for Breakout only"),
+        (
+            "collect --game Pong --steps 5 --out {tmp}/data --last-bricks 3",
+            "for Breakout only, got ALE/Pong-v5",
+        ),
         ("collect --game Breakout --steps 5 --out {tmp}/data --last-bricks 109", "from 1 to 108, got 109"),
         ("collect --game Breakout --steps 5 --out {tmp}/data --max-game-steps 0", "max_game_steps must be at least 1"),
         ("collect --game Pong --steps 0 --out {tmp}/data", "steps must be at least 1"),

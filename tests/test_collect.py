@@ -18,7 +18,7 @@ from gym_dream.breakout import (
 from gym_dream.data import EpisodeStore
 from gym_dream.data.collect import collect
 from gym_dream.data.last_bricks import LastBricks
-from gym_dream.policy import RandomPolicy
+from gym_dream.policy import RandomPolicy, streams
 
 RANDOM = RandomPolicy(4)
 
@@ -91,7 +91,7 @@ def test_levels_of_epsilon_share_the_steps(tmp_path):
 
 
 def test_long_games_are_cut_off(tmp_path):
-    collect("Breakout", RANDOM, 40, tmp_path, max_game_steps=20, progress=False)
+    collect("Breakout", RANDOM, 40, tmp_path, max_game_steps=np.int64(20), progress=False)
     for episode in EpisodeStore(tmp_path).load_all():
         assert len(episode) == 20 and episode.truncated[-1] and not episode.info.in_progress
 
@@ -127,26 +127,45 @@ def test_bricks_are_taken_of_a_new_game_only_and_the_score_is_no_reward(ending):
     with last_bricks(real.make("Breakout", ending=ending)) as env:
         for seed in (5, None):
             frame, info = env.reset(seed=seed)
-            begun = bricks_in_frames(frame[None]).sum()
-            assert 1 <= begun <= 2
+            assert 1 <= bricks_in_frames(frame[None]).sum() <= 2
             assert info["raw_reward"] == 0 and info["lives"] == 5 and info["start"] == "last_bricks=2"
             assert score_in_ram(info["ram"][None]) > 400
             lives = 1
             while info["lives"]:
-                frame, _, terminated, _, info = env.step(1)
+                last, _, terminated, _, info = env.step(1)
                 if terminated and info["lives"]:
+                    memory = info["ram"]
                     frame, info = env.reset()
                     lives += 1
-                    # The same wall, or what the ball has left of it.
-                    assert bricks_in_frames(frame[None]).sum() <= begun and info["start"] == "last_bricks=2"
+                    np.testing.assert_array_equal(frame, last)
+                    np.testing.assert_array_equal(info["ram"], memory)
+                    assert info["start"] == "last_bricks=2"
             assert lives == {"life": 5, "game": 1}[ending]
 
 
-@pytest.mark.parametrize("most", [0, 109])
-def test_there_are_from_1_to_108_last_bricks(most, tmp_path):
-    with pytest.raises(ValueError, match=f"Last bricks .* from 1 to 108, got {most}"):
-        collect("Breakout", RANDOM, 5, tmp_path / "data", wrapper=lambda env: LastBricks(env, most), progress=False)
+@pytest.mark.parametrize(
+    ("game", "most", "message"),
+    [
+        ("Breakout", 0, "from 1 to 108, got 0"),
+        ("Breakout", 109, "from 1 to 108, got 109"),
+        ("Pong", 3, "for Breakout only, got ALE/Pong-v5"),
+    ],
+)
+def test_last_bricks_that_cannot_be_are_refused_before_a_folder_is_made(game, most, message, tmp_path):
+    policy = RandomPolicy(6 if game == "Pong" else 4)
+    with pytest.raises(ValueError, match=f"Last bricks .*: .*{message}"):
+        collect(game, policy, 5, tmp_path / "data", wrapper=lambda env: LastBricks(env, most), progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_which_bricks_are_left_is_drawn_apart_from_what_policies_draw():
+    """Streams of equal numbers would tie the bricks to the actions; a purpose is named by the module that uses it."""
+    with last_bricks(real.make("Breakout")) as env:
+        env.reset(seed=5)
+        left = bricks_in_ram(env.unwrapped.ale.getRAM()[None])[0]
+    for purpose in range(7):
+        (random,) = streams(1, 5, purpose)
+        assert not np.array_equal(random.permutation(108) < random.integers(1, 3), left)
 
 
 def test_a_game_without_lives(tmp_path):

@@ -319,10 +319,14 @@ def emphasised(episodes, share=0.5, window=2):
         (lambda e: ContextSampler(e, 0), "at least 1 frame, got 0"),
         (lambda e: ContextSampler([], 4), "at least one episode"),
         (lambda e: ContextSampler(e, 4, first_share=1.1), "first_share: expected a share .* got 1.1"),
+        (lambda e: ContextSampler([begun_otherwise(e[1])], 4, first_share=0.1), "first_share: all 1 games .* changed"),
         (lambda e: start_contexts(e, 0), "at least 1 frame, got 0"),
         (lambda e: start_contexts([], 4), "at least one episode"),
         (lambda e: start_contexts([e[1]], 4), "not one of 1 episodes begins with 4 steps"),
-        (lambda e: start_contexts([begun_otherwise(e[0])], 4), r"all 1 episodes .* by itself \(last_bricks=3\)"),
+        (
+            lambda e: start_contexts([begun_otherwise(e[0])], 4),
+            r"all 1 games .* begin changed \(last_bricks=3\)",
+        ),
     ],
 )
 def test_arguments_that_cannot_be(call, message):
@@ -370,6 +374,14 @@ def test_replay_contexts_that_begin_with_a_life():
     by_chance = len(firsts) / 343
     assert abs(at_first.mean() - (0.5 + 0.5 * by_chance)) < 0.04
     assert set(last) >= firsts
+
+
+def test_a_changed_beginning_is_none():
+    changed = begun_otherwise(make_episode(0, 20, lost=(7,)))
+    assert np.flatnonzero(first_steps(changed, "life")).tolist() == [8] and not first_steps(changed, "game").any()
+    sampler = ContextSampler([changed, make_episode(1, 9)], 4, first_share=1.0)
+    last = sampler.sample(200, np.random.default_rng(0)).frames[:, -1, 0, 0]
+    assert {(int(game), int(time)) for game, _, time in last} == {(1, 8), (2, 0)}
 
 
 def begun_otherwise(episode):

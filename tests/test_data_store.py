@@ -52,12 +52,13 @@ def test_an_episode_comes_back_as_it_was(tmp_path, continuous, ram):
 
 
 def test_how_a_game_was_begun_comes_back_and_is_not_written_where_it_began_by_itself(tmp_path):
-    for start, more in (("", set()), ("last_bricks=3", {"start"})):
+    for start, version, more in (("", "1", set()), ("last_bricks=3", "2", {"start"})):
         episode = make_episode(info=EpisodeInfo(ENV, seed=1, policy="random", start=start))
         episode.save(tmp_path / "x.safetensors")
         assert_same(Episode.load(tmp_path / "x.safetensors"), episode)
         _, metadata = load_tensors(tmp_path / "x.safetensors")
         assert set(metadata) == {"format", "version", "env", "seed", "policy", "in_progress"} | more
+        assert metadata["version"] == version
 
 
 @pytest.mark.parametrize(
@@ -106,8 +107,8 @@ def test_unsound_arrays(tmp_path, changes, message):
         (lambda tensors, metadata: metadata.clear(), "expected a file of format 'gym_dream.episode'.* says None"),
         (lambda tensors, metadata: metadata.update(format="gym_dream.contexts"), "says 'gym_dream.contexts'"),
         (
-            lambda tensors, metadata: metadata.update(version="2"),
-            "up to version 1, the file says '2'. Update gym_dream",
+            lambda tensors, metadata: metadata.update(version="3"),
+            "up to version 2, the file says '3'. Update gym_dream",
         ),
         (lambda tensors, metadata: metadata.update(version="one"), "the file says 'one'"),
         (lambda tensors, metadata: metadata.update(more="x"), r"unknown \['more'\]"),

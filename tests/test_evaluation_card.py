@@ -133,5 +133,5 @@ def test_facts_of_data(tmp_path: Path) -> None:
     store = EpisodeStore(record(tmp_path, "Pong", games=3))
     begun = game(4, "Pong")
     store.add(replace(begun, info=replace(begun.info, start="the middle")))
-    policies = {"random": (1, 19), "scripted": (2, 38), "scripted, from the middle": (1, 19)}
+    policies = {"random": (1, 19), "scripted": (2, 38), "scripted (the middle)": (1, 19)}
     assert DataFacts.read(store.paths) == DataFacts(4, 76, (40, 41, 42, 44), policies)

@@ -103,11 +103,11 @@ def test_a_wall_is_taken_down_to_any_of_its_bricks_and_its_points_are_in_the_sco
         after = breakout.without_bricks(ram, left)
         np.testing.assert_array_equal(breakout.bricks_in_ram(after[None])[0], left)
         gone = ~left.reshape(6, 18)
-        points = (gone * np.array([7, 7, 4, 4, 1, 1])[:, None]).sum()
+        points = (gone * np.array(breakout.BRICK_POINTS)[:, None]).sum()
         assert breakout.score_in_ram(after[None]).tolist() == [points]
-        # Nothing else has changed: not what follows the wall, nor the upper half of the score's first byte.
-        changed = np.flatnonzero(after != ram)
-        assert not set(changed) - {*range(36), 76, 77}
+        # Both halves of each brick, and nothing else: not the upper half of the score's first byte either.
+        assert np.unpackbits(ram[:36] ^ after[:36]).sum() == 2 * gone.sum()
+        assert not set(np.flatnonzero(after != ram)) - {*range(36), 76, 77}
         assert after[76] & 0xF0 == ram[76] & 0xF0
 
 

@@ -65,9 +65,10 @@ def collect(
         epsilon: probability of a random action at each step. Several levels share the steps equally: each game is
             played at the level with the fewest steps so far (a level named twice counts twice).
         seed: see above.
-        max_game_steps: cut off (truncate) a game after so many recorded steps.
-        wrapper: what to put around the game, e.g. to begin it otherwise (`gym_dream.data.last_bricks.LastBricks`);
-            frames and actions must stay of the same kind, and ``info["start"]`` of its `reset` says how the game began.
+        max_game_steps: cut off (truncate) a game after so many recorded steps; -1 or None for no limit.
+        wrapper: what to put around the game, e.g. to change how it begins (`gym_dream.data.last_bricks.LastBricks`).
+            Frames and actions must stay of the same kind. One that changes the beginning says how in ``info["start"]``
+            of its `reset`, so that no dream takes that for how a game begins (`EpisodeInfo.start`).
         repeat_action_probability: the game's own randomness, see `gym_dream.real.make`.
         progress: show a progress bar.
 
@@ -81,37 +82,37 @@ def collect(
     levels = [float(epsilon)] if isinstance(epsilon, (int, float)) else list(epsilon)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
-    if max_game_steps is not None and max_game_steps < 1:
-        raise ValueError(f"max_game_steps must be at least 1, or None for no limit, got {max_game_steps}.")
+    limit = None if max_game_steps in (None, -1) else int(max_game_steps)
+    if limit is not None and limit < 1:
+        raise ValueError(f"max_game_steps must be at least 1, or -1 or None for no limit, got {limit}.")
     if not levels:
         raise ValueError("epsilon must be a number or at least one number, got none.")
     num_actions = find_game(game).actions
     players = [EpsilonPolicy(policy, level, num_actions) if level else policy for level in levels]
     played = [0] * len(players)
     games = 0
-    env = real.make(game, ending="game", repeat_action_probability=repeat_action_probability)
-    if wrapper is not None:
-        env = wrapper(env)
-    if max_game_steps is not None:  # outermost: steps that a wrapper takes to begin a game are none of its own
-        env = TimeLimit(env, max_game_steps)
-    prepare_store(store, spec)
-    with env, _ctrl_c() as interrupted, tqdm(total=steps, unit="step", disable=not progress) as bar:
-        while sum(played) < steps and not interrupted():
-            level = int(np.argmin(played))
-            game_seed = seed + len(store)
-            game_in_play = RecordedGame(env, spec, game_seed)
-            try:
-                for _ in _play(game_in_play, players[level]):
-                    bar.update()
-                    if sum(played) + len(game_in_play) == steps or interrupted():
-                        break
-            finally:
-                if len(game_in_play):
-                    recorded = game_in_play.episode(players[level].name)
-                    store.add(recorded)
-                    played[level] += len(recorded)
-                    games += 1
-            bar.set_postfix(games=games, score=f"{recorded.rewards.sum():g}")
+    with real.make(game, ending="game", repeat_action_probability=repeat_action_probability) as unchanged:
+        env = unchanged if wrapper is None else wrapper(unchanged)
+        if limit is not None:  # outermost: steps that a wrapper takes to begin a game are none of its own
+            env = TimeLimit(env, limit)
+        prepare_store(store, spec)
+        with _ctrl_c() as interrupted, tqdm(total=steps, unit="step", disable=not progress) as bar:
+            while sum(played) < steps and not interrupted():
+                level = int(np.argmin(played))
+                game_seed = seed + len(store)
+                game_in_play = RecordedGame(env, spec, game_seed)
+                try:
+                    for _ in _play(game_in_play, players[level]):
+                        bar.update()
+                        if sum(played) + len(game_in_play) == steps or interrupted():
+                            break
+                finally:
+                    if len(game_in_play):
+                        recorded = game_in_play.episode(players[level].name)
+                        store.add(recorded)
+                        played[level] += len(recorded)
+                        games += 1
+                bar.set_postfix(games=games, score=f"{recorded.rewards.sum():g}")
     return Collected(games, sum(played), interrupted())
 
 

@@ -117,8 +117,8 @@ class Contexts:
 def start_contexts(episodes: Sequence[Episode], length: int) -> Contexts:
     """Take the first frames of each game: where "start" dreams begin.
 
-    Games that lose a life or end before a step from the last of these frames are left out, and so are those that were
-    begun otherwise than the game begins by itself (`EpisodeInfo.start`).
+    Games that lose a life or end before a step from the last of these frames are left out, and so are those whose
+    beginning was changed (`EpisodeInfo.start`).
 
     Args:
         episodes: Whole games.
@@ -129,15 +129,12 @@ def start_contexts(episodes: Sequence[Episode], length: int) -> Contexts:
     """
     _check_length(length)
     check_episodes(episodes)
-    own = [e for e in episodes if not e.info.start]
-    if not own:
-        raise ValueError(
-            f"all {len(episodes)} episodes were begun otherwise than the game begins by itself "
-            f"({episodes[0].info.start}): for the starts of dreams, record some that were not"
-        )
-    usable = [e for e in own if len(e) >= length and not e.terminated[: length - 1].any()]
+    unchanged = [e for e in episodes if not e.info.start]
+    if not unchanged:
+        raise ValueError(_all_changed(episodes))
+    usable = [e for e in unchanged if len(e) >= length and not e.terminated[: length - 1].any()]
     if not usable:
-        raise ValueError(f"not one of {len(own)} episodes begins with {length} steps without an ending")
+        raise ValueError(f"not one of {len(unchanged)} episodes begins with {length} steps without an ending")
     return Contexts(
         frames=np.stack([e.frames[:length] for e in usable]),
         actions=np.stack([e.actions[: length - 1] for e in usable]),
@@ -155,6 +152,7 @@ class ContextSampler:
         recency: As in `gym_dream.data.SegmentSampler`.
         first_share: Of the contexts, this share is drawn from the first frames of spans, each span equally likely, all
             before it padding: what an agent sees when a life begins, rare among all moments, and has to get on from.
+            Not from the first of a game whose beginning was changed (`EpisodeInfo.start`).
 
     Raises:
         ValueError: An argument that cannot be, or episodes that do not fit together.
@@ -174,6 +172,10 @@ class ContextSampler:
             raise ValueError(f"first_share: expected a share of the contexts, from 0 to 1, got {first_share}.")
         self.length, self.first_share = length, first_share
         self.spans = Spans(episodes, ending=ending, recency=recency)
+        unchanged = np.array([not episode.info.start for episode in episodes])
+        self._begin = np.flatnonzero((self.spans.start > 0) | unchanged[self.spans.episode])  # spans that lives begin
+        if first_share and not len(self._begin):
+            raise ValueError(f"first_share: {_all_changed(episodes)}.")
 
     def sample(self, count: int, rng: np.random.Generator) -> Contexts:
         """Draw contexts independently, in fresh arrays.
@@ -186,10 +188,17 @@ class ContextSampler:
         """
         spans, step = self.spans.draw(count, rng)
         if self.first_share:
-            chosen, any_span = rng.random(count) < self.first_share, rng.integers(0, len(self.spans), count)
-            spans, step = np.where(chosen, any_span, spans), np.where(chosen, 0, step)
+            chosen, begun = rng.random(count) < self.first_share, self._begin[rng.integers(0, len(self._begin), count)]
+            spans, step = np.where(chosen, begun, spans), np.where(chosen, 0, step)
         drawn = self.spans.gather(spans, step - (self.length - 1), self.length)
         return Contexts(drawn.frames, drawn.actions, drawn.mask)
+
+
+def _all_changed(episodes: Sequence[Episode]) -> str:
+    return (
+        f"all {len(episodes)} games to choose from begin changed ({episodes[0].info.start}), as no dream should: "
+        "record others, too, of which some are held out where a model is fitted"
+    )
 
 
 def _check_length(length: int) -> None:

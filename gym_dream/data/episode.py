@@ -16,7 +16,7 @@ from gym_dream.files import load_tensors, save_tensors
 Game = TypeVar("Game")
 
 EPISODE_FORMAT = "gym_dream.episode"
-EPISODE_VERSION = 1
+EPISODE_VERSION = 2  # since 2: start
 
 _REQUIRED = ("frames", "actions", "rewards", "terminated", "truncated", "lives")
 _OPTIONAL = ("ram",)
@@ -33,8 +33,8 @@ class EpisodeInfo:
         seed: The seed of this game's environment and policy streams.
         policy: Who played, in words a user can type again ("random", "scripted", …).
         in_progress: Whether the game was still being played when the episode was written.
-        start: How the game was begun, if not as it begins by itself (e.g. "last_bricks=3"). Such games show what is
-            rare, and are no place for a dream to start.
+        start: How the game's beginning was changed (e.g. "last_bricks=3"), "" where it was not. Such games show what is
+            rare; their first frames are never taken for how a game begins.
     """
 
     env: dict[str, Any]
@@ -121,7 +121,7 @@ class Episode:
             tensors["ram"] = self.ram
         metadata = {
             "format": EPISODE_FORMAT,
-            "version": str(EPISODE_VERSION),
+            "version": str(EPISODE_VERSION) if self.info.start else "1",
             "env": json.dumps(self.info.env),
             "seed": json.dumps(int(self.info.seed)),
             "policy": self.info.policy,

@@ -61,7 +61,7 @@ def to_episode(steps: Sequence[Step], spec: dict[str, Any], seed: int, policy: s
         spec: of the environment.
         seed: of the game and of the policy's random numbers.
         policy: who played.
-        start: how the game was begun, if not as it begins by itself.
+        start: how the game's beginning was changed, if it was.
     """
     last = steps[-1]
     memory = [step.ram for step in steps if step.ram is not None]
@@ -90,13 +90,14 @@ class RecordedGame:
         """Begin the game.
 
         Args:
-            env: as for `take_step`. Where ``info`` of its `reset` holds ``start``, it says how the game was begun.
+            env: as for `take_step`. Where ``info`` of its `reset` holds ``start``, it says how it was changed.
             spec: what its frames and actions mean, for the episode (`gym_dream.real.env_spec`).
             seed: with the same seed and the same actions in the same ``env`` comes the same game.
         """
         self._env, self._spec, self.seed = env, spec, seed
-        self.frame, self._info = env.reset(seed=seed)
-        self._start = str(self._info.pop("start", ""))
+        self.frame, info = env.reset(seed=seed)
+        self._start = str(info.get("start", ""))
+        self._info = {name: value for name, value in info.items() if name != "start"}
         self.steps: list[Step] = []
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gym_dream.breakout import COLUMNS, LIVES, NOOP, ROWS, without_bricks
 from gym_dream.policy import streams
+from gym_dream.real import ale_id
 
 # Bricks taken away at once come back: for some steps after a reset the game still writes its wall.
 WALL_DRAWN = 16
@@ -24,12 +25,14 @@ class LastBricks(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
         """Wrap a game of `gym_dream.real.make`.
 
         Args:
-            env: Breakout. Where it limits episodes, the 17 steps until the bricks are gone count.
+            env: Breakout. Where it limits episodes itself, the steps until the bricks are gone count.
             most: bricks that a game begins with, at most; at least one.
 
         Raises:
-            ValueError: ``most`` is not from 1 to 108.
+            ValueError: another game, or ``most`` is not from 1 to 108.
         """
+        if env.spec is None or env.spec.id != ale_id("Breakout"):
+            raise ValueError(f"Last bricks to begin a game with: for Breakout only, got {env.spec and env.spec.id}.")
         if not 1 <= most <= ROWS * COLUMNS:
             raise ValueError(f"Last bricks to begin a game with: expected from 1 to {ROWS * COLUMNS}, got {most}.")
         super().__init__(env)
@@ -42,8 +45,8 @@ class LastBricks(gym.Wrapper[np.ndarray, int, np.ndarray, int]):
         """Begin a game and take bricks away; a later life of the same game begins as the game has it.
 
         Returns:
-            The frame, uint8 (64, 64, 3), and the game's ``info``, whose ``"start"`` says, e.g. by ``"last_bricks=3"``,
-            that no game begins like this by itself.
+            The frame, uint8 (64, 64, 3), and the game's ``info`` with ``"start"``, e.g. ``"last_bricks=3"``, which
+            `gym_dream.data.collect.collect` records.
         """
         if seed is not None:
             (self._random,) = streams(1, seed, purpose=7)

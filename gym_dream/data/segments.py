@@ -259,8 +259,11 @@ def _emphasised_steps(episodes: Sequence[Episode], emphasis: Emphasis, num_frame
 
 
 def first_steps(episode: Episode, ending: Ending) -> np.ndarray:
-    """The first step of each of an episode's lives (or, by the ending rule "game", of the game), bool (T,)."""
-    return np.concatenate([[True], _terminated(episode, ending)[:-1]])
+    """The first step of each of an episode's lives (or, by the ending rule "game", of the game), bool (T,).
+
+    The first of a game whose beginning was changed (`EpisodeInfo.start`) is none: so no other game begins.
+    """
+    return np.concatenate([[not episode.info.start], _terminated(episode, ending)[:-1]])
 
 
 def _terminated(episode: Episode, ending: Ending) -> np.ndarray:

@@ -27,7 +27,7 @@ class DataFacts:
         games: how many.
         steps: of all games together.
         seeds: the games' seeds, ascending.
-        policies: of each policy (games, steps); games that were begun otherwise than by themselves stand apart.
+        policies: of each policy (games, steps); games whose beginning was changed stand apart.
     """
 
     games: int
@@ -48,7 +48,7 @@ class DataFacts:
         for path in paths:
             header = read_header(path)
             info = episode_info(path, header.metadata)
-            policy = f"{info.policy}, from {info.start}" if info.start else info.policy
+            policy = f"{info.policy} ({info.start})" if info.start else info.policy
             games[policy] += 1
             steps[policy] += header.shapes["rewards"][0]
             seeds.add(info.seed)
