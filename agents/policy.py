@@ -136,7 +136,7 @@ class AgentPolicy:
         return (chance[:, None] >= cumulative).sum(axis=1), _State(state.random, memory)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the folder, in one step: an older agent in it stays whole until the new one is.
+        """Write the folder: to a temporary name first, so that an older agent stays whole until the new one is.
 
         Raises:
             FileExistsError: the folder holds something else than an agent, which is left as it is.

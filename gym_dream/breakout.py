@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from gym_dream.digits import Digit, read_number
-from gym_dream.policy import streams
+from gym_dream.policy import short, streams
 
 if TYPE_CHECKING:
     from gym_dream.data.contexts import Contexts
@@ -221,7 +221,7 @@ class ScriptedBreakout:
     def name(self) -> str:
         """E.g. ``"scripted(noise=0.03)"``; where the player looked is not said."""
         lag = f",lag={self.lag}" if self.lag else ""
-        return f"scripted(noise={self.noise:g}{lag})"
+        return f"scripted(noise={short(self.noise)}{lag})"
 
     def begin(self, num_envs: int, seed: int) -> _Memory:
         """Nothing seen yet."""

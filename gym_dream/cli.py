@@ -407,10 +407,10 @@ class Evaluate:
     """The id of the dream."""
     out: Path = Path("evaluation")
     """The folder of the report, and of the episodes played."""
-    policies: tuple[str, ...] = ("random", "persistent(repeat=0.9)", "scripted(noise=0.03)", "scripted(noise=0.5)")
-    """What plays in both worlds: random; persistent(repeat=0.9), random actions held for a while; scripted or
-    scripted(noise=0.1,lag=2), for Breakout only; agent:FOLDER or agent(greedy):FOLDER; or sb3:FILE.zip (unpickled:
-    trust it)."""
+    policies: tuple[str, ...] | None = None
+    """What plays in both worlds; by default random, persistent and, for Breakout, scripted players. random;
+    persistent(repeat=0.9), random actions held for a while; scripted or scripted(noise=0.1,lag=2), for Breakout only;
+    agent:FOLDER or agent(greedy):FOLDER; or sb3:FILE.zip (unpickled: trust it)."""
     epsilon: tuple[float, ...] = (0.0, 0.1, 0.3, 0.6)
     """Each policy plays once with each share of random actions; random and persistent play once."""
     model: str | None = None
@@ -449,10 +449,14 @@ class Evaluate:
         if self.results is not None:
             raise ValueError("--results is the folder of a suite's scores: name the suite, too (--suite atari100k).")
         from gym_dream.evaluation.report import text, write_report
-        from gym_dream.evaluation.returns import compare, with_epsilons
+        from gym_dream.evaluation.returns import compare, default_policies, with_epsilons
+        from gym_dream.registration import model_of
+        from gym_dream.world_model import WorldModel
 
+        model = self.model or model_of(self.env)
+        policies = default_policies(WorldModel.load(model).config.env) if self.policies is None else self.policies
         comparison = compare(
-            with_epsilons(self.policies, self.epsilon),
+            with_epsilons(policies, self.epsilon),
             self.env,
             out=self.out,
             resume=self.resume,

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from gymnasium import Space
-from gymnasium.error import ResetNeeded
+from gymnasium.error import InvalidAction, ResetNeeded
 from torch import Tensor
 
 from gym_dream.actions import check_actions
@@ -136,6 +136,7 @@ class Dream:
         Raises:
             gymnasium.error.ResetNeeded: the first reset is not of all dreams.
             ValueError: mask, seeds or contexts do not fit the batch or the dynamics.
+            gymnasium.error.InvalidAction: an action of the contexts is not in the action space.
         """
         chosen = self._chosen(mask)
         if self._state is None and not chosen.all():
@@ -148,6 +149,8 @@ class Dream:
             contexts = self._draw(noise)
         elif len(contexts) == self.num_dreams:
             contexts = contexts[rows.cpu().numpy()]
+            taken = contexts.actions.reshape(-1, *contexts.actions.shape[2:])
+            check_actions(self.action_space, taken, len(taken))
         else:
             raise ValueError(f"Expected a context for each of the {self.num_dreams} dreams, got {len(contexts)}.")
         context = self._tensors(contexts)
@@ -265,8 +268,12 @@ class Dream:
     def _actions(self, actions: Tensor | np.ndarray) -> Tensor:
         if isinstance(actions, Tensor) and actions.device.type != "cpu":
             expected = (self.num_dreams, *(self.action_space.shape or ()))
-            if actions.shape != expected:
-                raise ValueError(f"Expected actions of shape {expected}, got {tuple(actions.shape)}.")
+            whole = not actions.is_floating_point() and actions.dtype != torch.bool
+            if actions.shape != expected or whole != np.issubdtype(self.action_space.dtype, np.integer):
+                raise InvalidAction(
+                    f"Expected actions of {self.action_space}, of shape {expected}, got {actions.dtype} of shape "
+                    f"{tuple(actions.shape)}."
+                )
             return actions.clone()
         return torch.tensor(check_actions(self.action_space, actions, self.num_dreams), device=self.dynamics.device)
 

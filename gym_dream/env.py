@@ -94,7 +94,8 @@ class DreamEnv(ActionNames, gym.Env[np.ndarray, Any]):
                 frames of your own.
 
         Raises:
-            ValueError: unknown options, or a context of the wrong shape, type or range.
+            ValueError: unknown options, or a context of the wrong shape or type.
+            gymnasium.error.InvalidAction: an action of the context is not in the action space.
         """
         given = reset_options(options, self.dream.dynamics)
         super().reset(seed=seed)

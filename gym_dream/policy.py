@@ -60,6 +60,11 @@ def streams(num_envs: int, seed: int, purpose: int) -> list[np.random.Generator]
     return [np.random.default_rng((seed, purpose, row)) for row in range(num_envs)]
 
 
+def short(number: float) -> str:
+    """A number in a policy's name, as people would write it, and exactly: 0.1, 1, 0.123456789."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))
+
+
 @dataclass(frozen=True)
 class RandomPolicy:
     """Every action equally likely."""
@@ -98,7 +103,7 @@ class PersistentPolicy:
     @property
     def name(self) -> str:
         """E.g. ``"persistent(repeat=0.9)"``."""
-        return f"persistent(repeat={self.repeat:g})"
+        return f"persistent(repeat={short(self.repeat)})"
 
     def begin(self, num_envs: int, seed: int) -> tuple[list[np.random.Generator], np.ndarray]:
         """The rows' random streams, and no action to hold yet (-1)."""
@@ -133,7 +138,7 @@ class EpsilonPolicy:
     @property
     def name(self) -> str:
         """E.g. ``"scripted(noise=0.03)+epsilon=0.1"``."""
-        return f"{self.inner.name}+epsilon={self.epsilon:g}"
+        return f"{self.inner.name}+epsilon={short(self.epsilon)}"
 
     def begin(self, num_envs: int, seed: int) -> tuple[Any, list[np.random.Generator]]:
         """The other policy's state, and random streams of this one's own."""

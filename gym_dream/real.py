@@ -256,15 +256,21 @@ class RealVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             options: ``{"reset_mask": bool (N,)}`` resets only some; the others keep observation and episode.
 
         Raises:
-            ValueError: a wrong number of seeds, or a mask of wrong shape or type.
+            ValueError: a wrong number of seeds, a negative one, or a mask of wrong shape or type.
         """
-        if seed is None or isinstance(seed, (int, np.integer)):
-            seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
+        self._check_open()
+        if seed is None and not self._started.any():
+            seed = self.np_random_seed  # so that this run, too, can be told how to repeat itself
+        if seed is None:
+            seeds: list[int | None] = [None] * self.num_envs
+        elif isinstance(seed, (int, np.integer)):
+            seeds = [int(seed) + row for row in range(self.num_envs)]
         else:
             seeds = [None if one is None else int(one) for one in seed]
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed must be None, an integer or {self.num_envs} of them, got {len(seeds)}.")
-        self._check_open()
+        if negative := [one for one in seeds if one is not None and one < 0]:
+            raise ValueError(f"Seeds must not be negative, got {negative[0]}.")
         if unknown := sorted(set(options or {}) - {"reset_mask"}):
             raise ValueError(f"Unknown reset options {unknown}: expected 'reset_mask'.")
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_)))
@@ -272,6 +278,8 @@ class RealVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(
                 f"options['reset_mask'] must be bool of shape ({self.num_envs},), got {mask.dtype} of {mask.shape}."
             )
+        if isinstance(seed, (int, np.integer)):
+            super().reset(seed=int(seed))
         self._restart(mask, seeds)
         return self._observations.copy(), self._info(np.zeros(self.num_envs, np.float32))
 
@@ -305,9 +313,22 @@ class RealVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rewards = np.sign(raw_reward) if self._rewards == "sign" else raw_reward
         return self._observations.copy(), rewards.astype(np.float64), terminated, truncated, info
 
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let go of the games, and with them of their threads."""
+        self._games = []
+
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """The current observations, one uint8 (64, 64, 3) a game."""
-        return None if self.render_mode is None else tuple(self._observations.copy())
+        """The current observations, one uint8 (64, 64, 3) a game.
+
+        Raises:
+            ResetNeeded: before the first reset.
+        """
+        self._check_open()
+        if self.render_mode is None:
+            return None
+        if not self._started.all():
+            raise ResetNeeded("There is nothing to see yet: call reset() first.")
+        return tuple(self._observations.copy())
 
     def _of_spec(self, name: str) -> Any:
         return env_spec(self._game)[name]
@@ -321,7 +342,7 @@ class RealVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             seed = None if seeds is None else seeds[row]
             if self._game_goes_on[row] and seed is None:
                 continue
-            observation, info = self._games[row].reset(seed=seed)
+            observation, info = self._games[row].reset(seed=None if seed is None else _ale_seed(seed))
             self._observations[row] = observation[0, 0]
             self._lives[row] = info["lives"][0]
         self._steps[mask] = 0
@@ -380,6 +401,11 @@ def _ale_game(game: str, repeat_action_probability: float) -> AtariVectorEnv:
     )
     VectorEnv.metadata.pop("autoreset_mode", None)  # ALE writes it into the dictionary that all classes share
     return env  # type: ignore[return-value]
+
+
+def _ale_seed(seed: int) -> int:
+    """ALE takes 31 bits: a larger seed is hashed to as many."""
+    return seed if seed < 2**31 else int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
 
 
 def _limit(max_episode_steps: int | None) -> float:

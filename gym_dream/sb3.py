@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -107,7 +107,7 @@ class SB3VecEnv(VecEnv):
         if isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)):
             values = inner.get_attr(attr_name)
         else:
-            values = (getattr(self.env, attr_name),) * self.num_envs
+            values = (getattr(self._owner(attr_name), attr_name),) * self.num_envs
         return [values[i] for i in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
@@ -121,7 +121,7 @@ class SB3VecEnv(VecEnv):
         if isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)):
             inner.set_attr(attr_name, [value] * self.num_envs)
         else:
-            setattr(inner, attr_name, value)
+            setattr(self._owner(attr_name), attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
         """Call a method of all environments.
@@ -134,7 +134,7 @@ class SB3VecEnv(VecEnv):
         inner = self.env.unwrapped
         if isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)):
             return list(inner.call(method_name, *args, **kwargs))
-        return [getattr(self.env, method_name)(*args, **kwargs)] * self.num_envs
+        return [getattr(self._owner(method_name), method_name)(*args, **kwargs)] * self.num_envs
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None
@@ -144,6 +144,13 @@ class SB3VecEnv(VecEnv):
         envs = inner.envs if isinstance(inner, SyncVectorEnv) else []
         wrapped = [is_wrapped(env, wrapper_class) for env in envs] or [False] * self.num_envs
         return [wrapped[i] for i in self._get_indices(indices)]
+
+    def _owner(self, name: str) -> Any:
+        """The outermost of the wrappers that has an attribute, or the environment itself."""
+        env: Any = self.env
+        while isinstance(env, VectorWrapper) and not hasattr(env, name):
+            env = env.env
+        return env
 
     def _require_all(self, indices: Indices, what: str) -> None:
         if sorted(self._get_indices(indices)) != list(range(self.num_envs)):

@@ -99,7 +99,8 @@ class DreamVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
                 (num_envs, L, H, W, C), "actions": int (num_envs, L - 1)}``, starts them from frames of your own.
 
         Raises:
-            ValueError: unknown options, or seeds, mask or context of the wrong shape, type or range.
+            ValueError: unknown options, or seeds, mask or context of the wrong shape or type.
+            gymnasium.error.InvalidAction: an action of the context is not in the action space.
         """
         self._check_open()
         given = reset_options(options, self.dream.dynamics, self.num_envs)
@@ -146,7 +147,12 @@ class DreamVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray])
         return self._frames(), rewards, terminated, truncated, info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """The current frame of every dream, uint8 (H, W, C), in mode ``"rgb_array"``."""
+        """The current frame of every dream, uint8 (H, W, C), in mode ``"rgb_array"``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: before the first reset.
+        """
+        self._check_open()
         return tuple(self._frames()) if self.render_mode == "rgb_array" else None
 
     def close_extras(self) -> None:

@@ -106,7 +106,6 @@ def world_model(env: dict[str, Any]) -> WorldModelConfig:
 
 
 LOOP = LoopPreset(
-    "a ball caught in two minutes",
     world_model,
     TrainingConfig(
         batch_size=16,

@@ -48,7 +48,6 @@ def world_model(env: dict[str, Any]) -> WorldModelConfig:
 
 
 PRESET = LoopPreset(
-    "for tests",
     world_model,
     replace(tiny.PRESET.training, reward_interval=1),
     SCHEDULE,

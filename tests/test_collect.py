@@ -82,6 +82,15 @@ def test_appending_goes_on_with_fresh_seeds_and_equals_nothing_before(tmp_path):
     assert not np.array_equal(first.actions, second.actions)
 
 
+def test_seeds_go_on_from_the_last_game_where_one_was_deleted(tmp_path):
+    collect("Breakout", RANDOM, 60, tmp_path, max_game_steps=20, seed=7, progress=False)
+    store = EpisodeStore(tmp_path)
+    store.paths[1].unlink()
+    assert (len(store), store.next_number) == (2, 3)
+    collect("Breakout", RANDOM, 20, tmp_path, max_game_steps=20, seed=7, progress=False)
+    assert [episode.info.seed for episode in store.load_all()] == [7, 9, 10]
+
+
 def test_levels_of_epsilon_share_the_steps(tmp_path):
     collect("Breakout", RANDOM, 240, tmp_path, epsilon=[0.0, 0.5, 1.0], max_game_steps=40, progress=False)
     steps = {}

@@ -174,7 +174,7 @@ def test_store_appends_in_order(tmp_path):
     paths.append(again.add(episodes[2]))
     assert [path.name for path in paths] == [f"episode_00000{i}.safetensors" for i in range(3)]
     assert again.paths == store.paths == paths
-    assert len(store) == 3
+    assert len(store) == store.next_number == 3
     assert store.num_steps == 15
     assert store.env == ENV
     for loaded, episode in zip(store.load_all(), episodes, strict=True):

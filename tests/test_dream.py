@@ -227,6 +227,16 @@ def test_what_does_not_fit_is_refused(arguments: dict, message: str) -> None:
         dream.reset(**arguments)
 
 
+def test_contexts_hold_actions_of_the_space() -> None:
+    dream, given = open_dream(3), contexts(3)
+    before = dream.reset().observation
+    given.actions[1, 0] = 99
+    with pytest.raises(InvalidAction, match=r"99 \(row"):
+        dream.reset(contexts=given)
+    assert torch.equal(dream.observation, before)
+    dream.reset(np.array([True, False, True]), contexts=given)  # of the others nothing is taken
+
+
 def test_impossible_dreams_are_refused() -> None:
     with pytest.raises(ValueError, match="num_dreams must be at least 1, got 0"):
         open_dream(0)

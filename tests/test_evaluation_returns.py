@@ -16,18 +16,26 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from gym_dream import cli
+from gym_dream import cli, real
 from gym_dream.configuration import to_json
 from gym_dream.data import Contexts, EpisodeStore
 from gym_dream.dynamics import ContextTensors
 from gym_dream.evaluation.kept import KeptEpisodes
 from gym_dream.evaluation.play import DreamWorld, EpisodeResult, RealWorld, World, play
 from gym_dream.evaluation.report import text, write_report
-from gym_dream.evaluation.returns import Comparison, Settings, compare, compare_in, family, with_epsilons
+from gym_dream.evaluation.returns import (
+    Comparison,
+    Settings,
+    compare,
+    compare_in,
+    default_policies,
+    family,
+    with_epsilons,
+)
 from gym_dream.evaluation.statistics import agreement, estimate
 from gym_dream.files import digest
 from gym_dream.noise import RowNoise
-from gym_dream.policy import EpsilonPolicy, PersistentPolicy, Policy, RandomPolicy
+from gym_dream.policy import EpsilonPolicy, PersistentPolicy, Policy, RandomPolicy, load_policy
 
 SHAPE = (4, 4, 3)
 END = 3
@@ -383,6 +391,12 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
 def test_families_and_copies_with_noise():
     assert family("scripted(noise=0.1,lag=2)+epsilon=0.3") == "scripted"
     assert family("sb3:runs/ppo_(a).zip+epsilon=0.1") == "sb3:runs/ppo_(a).zip"
+    assert with_epsilons(["scripted"], [1e-7]) == ["scripted+epsilon=1e-07"]
+    for game, scripted in {"Breakout": 2, "Pong": 0}.items():
+        players = default_policies({"game": game})
+        assert players[0] == "random" and sum(player.startswith("scripted") for player in players) == scripted
+        for player in players:
+            assert load_policy(player, real.env_spec(game)).name == player
     assert with_epsilons(["random", "persistent(repeat=0.5)", "scripted", "scripted+epsilon=0.7"], [0, 0.5]) == [
         "random",
         "persistent(repeat=0.5)",

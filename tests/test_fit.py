@@ -357,7 +357,7 @@ def test_torn_files_of_a_killed_run_are_ignored_and_go(data, finished, tmp_path)
     assert {path.name for path in out.iterdir()} == {path.name for path in finished.iterdir()}
 
 
-def test_a_world_model_set_aside_by_a_killed_swap_stays_until_there_is_another(data, finished, tmp_path, monkeypatch):
+def test_a_world_model_set_aside_by_a_killed_swap_is_put_back(data, finished, tmp_path, monkeypatch):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     (out / ".world_model.old.z3").mkdir()
@@ -366,7 +366,8 @@ def test_a_world_model_set_aside_by_a_killed_swap_stays_until_there_is_another(d
         patch.setattr(Fit, "save", lambda *arguments: pytest.fail("the disk is full"))
         with pytest.raises(pytest.fail.Exception):
             tiny.fit(out, resume=True)
-    WorldModel.load(out / ".world_model.old.z3" / "world_model")
+    assert [path.name for path in out.glob("*world_model*")] == ["world_model"]
+    WorldModel.load(out / "world_model")
     tiny.fit(out, resume=True)
     WorldModel.load(out / "world_model")
 
@@ -390,6 +391,9 @@ def test_a_resume_on_other_data_is_refused(data, finished, tmp_path):
     with pytest.raises(ValueError, match=r"was fitted to .*, not to .*elsewhere.*--init"):
         tiny.fit(finished, tmp_path / "elsewhere", resume=True)
     tiny.fit(finished, data, resume=True)  # the same data may be named again
+    for settings in ({"training": {"batch_size": 9}}, {"init": "breakout"}):
+        with pytest.raises(ValueError, match="training and init are for a new run"):
+            tiny.fit(finished, resume=True, **settings)
 
 
 def test_data_that_have_gone_are_noticed_and_data_that_came_are_not_used(data, finished, tmp_path):

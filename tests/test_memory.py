@@ -101,7 +101,7 @@ def test_a_game_cut_short_is_not_mapped(store, tmp_path, left):
 @pytest.fixture
 def fit_of(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Episode]], Fit]:
     def make(episodes: list[Episode]) -> Fit:
-        monkeypatch.setitem(PRESETS, "tiny", Preset(tiny.config, tiny.PRESET.training, ""))
+        monkeypatch.setitem(PRESETS, "tiny", Preset(tiny.config, tiny.PRESET.training))
         config = run._new_config(store.folder, "tiny", None, {"event_share": 0.5}, 0.06, seed=0)
         return Fit(config, episodes, torch.device("cpu"), torch.float32, False)
 

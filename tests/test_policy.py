@@ -197,7 +197,10 @@ def test_it_serves_and_follows():
     [
         ("random", "random"),
         ("random+epsilon=0.5", "random+epsilon=0.5"),
+        ("random+epsilon=0.12345678", "random+epsilon=0.12345678"),
+        ("persistent(repeat=0.9999999)", "persistent(repeat=0.9999999)"),
         ("scripted", "scripted(noise=0)"),
+        ("scripted(noise=1.0)", "scripted(noise=1)"),
         ("scripted(noise=0.1,lag=2)+epsilon=0.3", "scripted(noise=0.1,lag=2)+epsilon=0.3"),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -341,8 +342,43 @@ def test_limits_options_and_closing_are_those_of_dreams():
     with pytest.raises(ValueError, match="'contxt'"):
         envs.reset(options={"contxt": 1})
     envs.close()
-    with pytest.raises(gym.error.ClosedEnvironmentError):
-        envs.step(np.zeros(2, np.int64))
+    for call in (lambda: envs.step(np.zeros(2, np.int64)), envs.render, envs.reset):
+        with pytest.raises(gym.error.ClosedEnvironmentError):
+            call()
+
+
+def test_closing_ends_the_games_threads():
+    def threads():
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("counts threads as Linux lists them")
+    envs = real.make_vec("Breakout", 4)
+    envs.reset(seed=0)
+    before = threads()
+    envs.close()
+    assert threads() <= before - 4
+
+
+def test_any_seed_from_zero_on_is_one_and_an_unseeded_run_can_be_repeated():
+    envs, others = (real.make_vec("Breakout", 2, render_mode="rgb_array") for _ in range(2))
+    with pytest.raises(ResetNeeded, match=r"reset\(\)"):
+        envs.render()
+    for seed in (2**31 - 1, 2**31, 2**40, [2**32, 3]):
+        observations = [made.reset(seed=seed)[0] for made in (envs, others)]
+        np.testing.assert_array_equal(*observations)
+    assert others.reset(seed=2**40) and others.np_random_seed == 2**40
+    for seed in (-1, [3, -4]):
+        frames = envs.render()
+        with pytest.raises(ValueError, match="must not be negative, got -"):
+            envs.reset(seed=seed)
+        np.testing.assert_array_equal(frames, envs.render())  # before a game was touched
+
+    unseeded, again = (real.make_vec("Breakout", 2) for _ in range(2))
+    first, _ = unseeded.reset()
+    np.testing.assert_array_equal(first, again.reset(seed=unseeded.np_random_seed)[0])
+    for actions in losing_actions(0, 40, 2):
+        np.testing.assert_array_equal(unseeded.step(actions)[0], again.step(actions)[0])
     for make in (real.make, real.make_vec):
         with pytest.raises(ValueError, match="at least 1"):
             make("Breakout", max_episode_steps=0)

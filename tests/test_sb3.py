@@ -17,6 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor
 
 from gym_dream.env import DreamEnv
+from gym_dream.frame_stack import StackFrames
 from gym_dream.sb3 import SB3VecEnv
 from gym_dream.vector_env import DreamVectorEnv
 
@@ -110,6 +111,16 @@ def test_reset_infos_tell_the_contexts() -> None:
     assert all(
         np.array_equal(o, i["context"]["frames"][-1]) for o, i in zip(observations, envs.reset_infos, strict=True)
     )
+
+
+def test_attributes_and_methods_behind_a_wrapper() -> None:
+    inner = DreamVectorEnv(FakeWorldModel(), NUM_ENVS, max_episode_steps=HORIZON, autoreset_mode="SameStep")
+    envs = SB3VecEnv(StackFrames(inner, 2))
+    assert envs.env_method("get_action_meanings") == [["NOOP", "FIRE", "RIGHT", "LEFTFIRE"]] * NUM_ENVS
+    envs.set_attr("note", "hello")
+    assert envs.get_attr("note", indices=1) == ["hello"] == [inner.note]
+    with pytest.raises(AttributeError, match="paddle"):
+        envs.get_attr("paddle")
 
 
 def test_attributes_and_methods_of_a_dream() -> None:

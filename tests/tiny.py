@@ -90,7 +90,6 @@ PRESET = Preset(
         warmup_steps=3,
         first_share=0.2,
     ),
-    "for tests",
 )
 
 

@@ -53,13 +53,16 @@ def remove_torn(folder: Path, *delivered: str) -> None:
 
     Args:
         folder: the run folder.
-        delivered: the folders in it that are replaced in one step.
+        delivered: the folders in it that are replaced as a whole: of one that a kill caught between its old and its new
+            contents, the old ones are put back.
     """
     # Ours, and those that safetensors writes to before it has all of one of ours.
     for name in (".*.tmp", ".tmp*"):
         for torn in (*folder.glob(name), *folder.glob(f"episodes/{name}")):
             torn.unlink()
     for name in delivered:
-        if (folder / name).exists():  # else a kill may have left the old one under another name
-            for half in folder.glob(f".{name}.*"):
-                shutil.rmtree(half)
+        for old in folder.glob(f".{name}.old.*/{name}"):
+            if not (folder / name).exists():
+                old.rename(folder / name)
+        for half in folder.glob(f".{name}.*"):
+            shutil.rmtree(half)

@@ -97,7 +97,6 @@ class Preset:
 
     world_model: Callable[[dict[str, Any]], WorldModelConfig]
     training: TrainingConfig
-    summary: str
 
 
 def _diamond_atari(env: dict[str, Any]) -> WorldModelConfig:
@@ -146,9 +145,9 @@ def _small(env: dict[str, Any]) -> WorldModelConfig:
 
 
 PRESETS = {
-    "diamond-atari": Preset(
-        _diamond_atari, TrainingConfig(), "the paper's networks (4.4M + 5.9M parameters) and schedule; for a GPU"
-    ),
+    # The paper's networks (4.4M + 5.9M parameters) and schedule; for a GPU.
+    "diamond-atari": Preset(_diamond_atari, TrainingConfig()),
+    # 2.3M + 1.2M parameters, a fifth of the arithmetic; hours on two CPU cores.
     "small": Preset(
         _small,
         TrainingConfig(
@@ -170,6 +169,5 @@ PRESETS = {
             reward_batch_size=16,
             reward_interval=4,
         ),
-        "2.3M + 1.2M parameters, a fifth of the arithmetic; hours on two CPU cores",
     ),
 }

@@ -101,6 +101,11 @@ def fit(
     budget = Budget.of(steps, minutes)
     with joined(device) as (processes, where):
         dtype = resolve_dtype(precision, where)
+        if resume and (training or init is not None):
+            raise ValueError(
+                "training and init are for a new run, and a resumed one has its own: leave them out to go on, or begin "
+                f"a new run with init={str(out / 'world_model')!r}."
+            )
         if resume:
             config = _stored_config(out, data, teacher)
         elif (out / "config.json").exists():

@@ -117,7 +117,6 @@ class LoopConfig:
 class LoopPreset:
     """A loop for any game."""
 
-    summary: str
     world_model: Callable[[dict[str, Any]], WorldModelConfig]
     training: TrainingConfig
     schedule: Schedule
@@ -191,16 +190,15 @@ PPO = ImaginationConfig(
 )
 
 LOOPS = {
+    # The paper's networks and schedule: 4.4M + 5.9M + 3.2M parameters, 100,000 real steps; days on one GPU.
     "diamond-100k": LoopPreset(
-        "the paper's networks and schedule: 4.4M + 5.9M + 3.2M parameters, 100,000 real steps; days on one GPU",
         PRESETS["diamond-atari"].world_model,
         # The paper's agents dream in the weights as they are.
         replace(PRESETS["diamond-atari"].training, average_decay=0.0),
         Schedule(),
     ),
+    # 2.3M + 1.2M + 0.6M parameters, 100,000 real steps, PPO in 16 dreams of 2 denoising steps; hours on 2 CPU cores.
     "laptop": LoopPreset(
-        "2.3M + 1.2M + 0.6M parameters, 100,000 real steps, PPO in 16 dreams of 2 denoising steps, half of them "
-        "from a life's start; hours on 2 CPU cores",
         PRESETS["small"].world_model,
         # Agents dream in it all along, not at the run's end, so a lower rate and a longer average for a cool-down.
         replace(
@@ -234,8 +232,8 @@ LOOPS = {
         horizon=200,
         first_share=0.5,
     ),
+    # Tiny networks that learn next to nothing, 600 real steps: does everything run? Minutes on two CPU cores.
     "smoke": LoopPreset(
-        "tiny networks that learn next to nothing, 600 real steps: does everything run? Minutes on two CPU cores",
         _smoke,
         replace(PRESETS["small"].training, batch_size=4, targets=2, reward_batch_size=4, reward_interval=1),
         Schedule(

@@ -54,8 +54,9 @@ def collect(
     """Play `steps` more steps of a game and append them to the store `out`.
 
     Games are recorded whole, with all their lives, raw rewards and the console's memory. Game number i of the store is
-    played with seed ``seed + i``, for the game and the policy alike, so appending goes on with fresh seeds. No finished
-    step is lost: a game that is still going on at the end, at Ctrl-C or at an error is stored as `in_progress`.
+    played with seed ``seed + i``, for the game and the policy alike, so appending goes on with fresh seeds (numbers go
+    on from the last game: `EpisodeStore.next_number`). No finished step is lost: a game that is still going on at the
+    end, at Ctrl-C or at an error is stored as `in_progress`.
 
     Args:
         game: one of the 26 games of `gym_dream.games.GAMES`.
@@ -99,7 +100,7 @@ def collect(
         with _ctrl_c() as interrupted, tqdm(total=steps, unit="step", disable=not progress) as bar:
             while sum(played) < steps and not interrupted():
                 level = int(np.argmin(played))
-                game_seed = seed + len(store)
+                game_seed = seed + store.next_number
                 game_in_play = RecordedGame(env, spec, game_seed)
                 try:
                     for _ in _play(game_in_play, players[level]):

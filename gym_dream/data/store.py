@@ -16,7 +16,8 @@ _NAME = re.compile(r"episode_(\d{6,})\.safetensors")
 class EpisodeStore:
     """Numbered episode files in one folder, oldest first. Nothing is kept in memory.
 
-    Several processes may add to the same folder: each episode takes the next free number.
+    Several processes may add to the same folder: each episode takes the next free number. (Where seeds go by number, as
+    in `gym_dream.data.collect.collect`, give each process seeds of its own.)
 
     Args:
         folder: Where the files are; made at the first `add`.
@@ -33,6 +34,11 @@ class EpisodeStore:
     def paths(self) -> list[Path]:
         """The episodes' files in the order of their numbers; unfinished writes and other files are left out."""
         return [path for _, path in self._numbered()]
+
+    @property
+    def next_number(self) -> int:
+        """The number after the last; not the number of episodes where some were deleted."""
+        return max((number for number, _ in self._numbered()), default=-1) + 1
 
     @property
     def num_steps(self) -> int:
@@ -75,7 +81,7 @@ class EpisodeStore:
         Raises:
             OSError: As in `gym_dream.files.atomic_write`.
         """
-        number = max((number for number, _ in self._numbered()), default=-1) + 1
+        number = self.next_number
         while True:
             path = self.folder / f"episode_{number:06d}.safetensors"
             try:

@@ -156,7 +156,13 @@ class RealWorld:
 
 
 def real_world(env: Mapping[str, Any], starts: Contexts, num_envs: int, seed: int) -> RealWorld:
-    """The game that a world model's ``config.env`` describes, opened as its start contexts are."""
+    """The game that a world model's ``config.env`` describes, opened as its start contexts are.
+
+    Raises:
+        ValueError: it names no game.
+    """
+    if "game" not in env:
+        raise ValueError("This world model's config names no game under 'env', so there is none to play beside it.")
 
     def make() -> gym.Env[np.ndarray, Any]:
         return real.make(

@@ -20,7 +20,7 @@ from gym_dream.evaluation.kept import KeptEpisodes
 from gym_dream.evaluation.play import DreamWorld, EpisodeResult, World, play, real_world
 from gym_dream.evaluation.statistics import Agreement, Estimate, agreement, estimate
 from gym_dream.files import digest
-from gym_dream.policy import Policy, load_policy
+from gym_dream.policy import Policy, load_policy, short
 from gym_dream.registration import model_of
 from gym_dream.settings import open_model
 from gym_dream.world_model import resolve
@@ -241,12 +241,18 @@ def family(name: str) -> str:
     return base if base.startswith(("sb3:", "agent")) else re.sub(r"\(.*?\)", "", base)
 
 
+def default_policies(env: Mapping[str, Any]) -> tuple[str, ...]:
+    """Players of an environment that come with the package, from random to good."""
+    random = ("random", "persistent(repeat=0.9)")
+    return (*random, "scripted(noise=0.03)", "scripted(noise=0.5)") if env.get("game") == "Breakout" else random
+
+
 def with_epsilons(policies: Sequence[str], epsilons: Sequence[float]) -> list[str]:
     """Each policy once for every share of random actions; what is random itself, or has a share already, once."""
     grid = []
     for policy in policies:
         plain = policy == "random" or policy.startswith("persistent") or "+epsilon=" in policy
-        grid += [policy] if plain else [f"{policy}+epsilon={e:g}" if e else policy for e in epsilons]
+        grid += [policy] if plain else [f"{policy}+epsilon={short(e)}" if e else policy for e in epsilons]
     return grid
 
 

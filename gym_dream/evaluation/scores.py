@@ -49,7 +49,7 @@ def evaluate_policy(
 
     Raises:
         FileNotFoundError: the model is not on this machine.
-        ValueError: another world, or no episodes.
+        ValueError: another world, no episodes, or a model that names no real game.
     """
     if world not in ("dream", "real"):
         raise ValueError(f"world must be 'dream' or 'real', got {world!r}.")

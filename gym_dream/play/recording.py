@@ -89,7 +89,7 @@ class Tape:
 
     def begin(self) -> int:
         """The seed to play the next game with."""
-        self._game_seed = self._seed + len(self.store)
+        self._game_seed = self._seed + self.store.next_number
         return self._game_seed
 
     def add(self, step: Step, player: str) -> None:
