@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from gym_dream.configuration import from_json, to_json
-from gym_dream.dream import put_rows
 from gym_dream.files import atomic_folder, read_json, save_tensors, write_json
 from gym_dream.policy import streams
+from gym_dream.state import put_rows
 from gym_dream.world_model import load_weights, resolve_device
 
 from .actor_critic import ActorCritic, ActorCriticConfig

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from gym_dream.actions import check_actions
 from gym_dream.data.contexts import Contexts
 from gym_dream.dynamics import ContextTensors, DreamModel, Dynamics
 from gym_dream.noise import WORD, RowNoise
-
-State = TypeVar("State")
+from gym_dream.state import named_tensors, put_rows, with_tensors
 
 
 class ContextSource(Protocol):
@@ -276,50 +275,6 @@ class Dream:
                 )
             return actions.clone()
         return torch.tensor(check_actions(self.action_space, actions, self.num_dreams), device=self.dynamics.device)
-
-
-def put_rows(state: State, rows: Tensor, new: State) -> State:
-    """A state with some rows replaced; the old one is left as it was.
-
-    Args:
-        state: a tensor with the batch first, or a dataclass or NamedTuple of such.
-        rows: int64 (k,).
-        new: the same structure, of k rows.
-    """
-    merged: Any
-    if isinstance(state, Tensor):
-        merged = state.index_copy(0, rows, new)  # type: ignore[arg-type]
-    elif isinstance(state, tuple):
-        merged = type(state)(*(put_rows(a, rows, b) for a, b in zip(state, new, strict=True)))  # type: ignore[call-overload]
-    else:
-        names = [field.name for field in fields(state)]  # type: ignore[arg-type]
-        merged = replace(state, **{n: put_rows(getattr(state, n), rows, getattr(new, n)) for n in names})  # type: ignore[type-var]
-    return merged
-
-
-def named_tensors(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a state, structured as in `put_rows`, with names that say where they are: ``"state.frames"``."""
-    if isinstance(state, Tensor):
-        yield name, state
-        return
-    for key, part in _parts(state).items():
-        yield from named_tensors(part, f"{name}.{key}")
-
-
-def with_tensors(state: State, name: str, tensors: Mapping[str, Tensor]) -> State:
-    """A state of the same structure, made of what `named_tensors` gave."""
-    made: Any
-    if isinstance(state, Tensor):
-        made = tensors[name]
-    else:
-        parts = {key: with_tensors(part, f"{name}.{key}", tensors) for key, part in _parts(state).items()}
-        made = type(state)(*parts.values()) if isinstance(state, tuple) else replace(state, **parts)  # type: ignore[type-var]
-    return made
-
-
-def _parts(state: Any) -> dict[str, Any]:
-    """What a dataclass or NamedTuple is made of."""
-    return state._asdict() if isinstance(state, tuple) else {f.name: getattr(state, f.name) for f in fields(state)}  # type: ignore[attr-defined]
 
 
 def stream_key(seed: int) -> int:

@@ -12,7 +12,8 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from gym_dream.data.contexts import Contexts
-from gym_dream.dream import Dream, DreamStep, put_rows
+from gym_dream.dream import Dream, DreamStep
+from gym_dream.state import put_rows
 
 
 def open_dream(num_dreams: int = 4, *, horizon: int = -1, seed: int | list[int] | None = 0) -> Dream:

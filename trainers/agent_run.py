@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from gym_dream.configuration import from_json, to_json
 from gym_dream.files import read_json, write_json
+from gym_dream.interrupt import polite_interrupt
 
 from .checkpoint import NAME, load_checkpoint, remove_torn, save_checkpoint
 from .imagination import Agent, Imagination, ImaginationConfig, World
-from .loop import BAR, LOG_INTERVAL, Budget, Losses, polite_interrupt, scalar_log
+from .loop import BAR, LOG_INTERVAL, Budget, Losses, scalar_log
 
 Evaluate = Callable[[], Mapping[str, float]]
 

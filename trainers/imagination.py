@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from gym_dream.dream import DreamReset, DreamStep, named_tensors, put_rows, with_tensors
+from gym_dream.dream import DreamReset, DreamStep
+from gym_dream.state import named_tensors, put_rows, under, with_tensors
 
 from .learner import Learner
 from .processes import Processes
@@ -347,11 +348,11 @@ class Imagination:
         Raises:
             KeyError, RuntimeError, ValueError: they are those of another agent or world.
         """
-        self.learner.load_tensors(_under("learner.", tensors))
+        self.learner.load_tensors(under("learner.", tensors))
         self.step, self._position = step, None
         if not world:
             return
-        self.world.load_tensors(_under("world.", tensors))
+        self.world.load_tensors(under("world.", tensors))
         frames = self.world.observation
         if frames is not None:  # else this world cannot go on where it was and begins anew
             like = _beginning(self.agent.empty_memory(len(frames)), frames)
@@ -460,7 +461,3 @@ def _stacked(memories: Sequence[Any]) -> Any:
     named = [dict(named_tensors(memory, "memory")) for memory in memories]
     tensors = {name: torch.stack([step[name] for step in named], dim=1) for name in named[0]}
     return with_tensors(memories[0], "memory", tensors)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from gym_dream.state import under
+
 #: Modules whose parameters weight decay leaves alone, beside every bias.
 NO_DECAY = (nn.GroupNorm, nn.LayerNorm, nn.Embedding)
 
@@ -127,9 +129,9 @@ class Learner:
         Raises:
             RuntimeError: a weight is missing, unknown or of another shape.
         """
-        self.network.load_state_dict(_under("network.", tensors))
-        self.average.load_state_dict(_under("average.", tensors))
-        state = _under("optimiser.", tensors)
+        self.network.load_state_dict(under("network.", tensors))
+        self.average.load_state_dict(under("average.", tensors))
+        state = under("optimiser.", tensors)
         if not state:  # there is none before the first update
             return
         for name, parameter in self.network.named_parameters():
@@ -159,10 +161,6 @@ def _columns(tensor: Tensor, weight: Tensor) -> Tensor:
     """
     channels_last = weight.is_contiguous(memory_format=torch.channels_last)
     return tensor.detach().permute(0, 2, 3, 1) if channels_last else tensor.detach()
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

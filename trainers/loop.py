@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from torch import Tensor
 from tqdm import tqdm
@@ -107,24 +104,3 @@ def scalar_log(folder: Path, step: int) -> Iterator[Callable[[Mapping[str, float
 
 def no_log(values: Mapping[str, float], step: int) -> None:
     """Write nothing."""
-
-
-@contextmanager
-def polite_interrupt() -> Iterator[Callable[[], bool]]:
-    """Take the first Ctrl-C as a request to finish; the second one interrupts as usual."""
-    asked = False
-    if threading.current_thread() is not threading.main_thread():  # which is where Python delivers signals
-        yield lambda: asked
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -32,6 +32,7 @@ from gym_dream.dream import Dream
 from gym_dream.evaluation.returns import world_figures
 from gym_dream.evaluation.whole_games import play_whole_games
 from gym_dream.files import read_json, write_json
+from gym_dream.interrupt import polite_interrupt
 from gym_dream.models.compiled import compile_networks
 from gym_dream.models.diamond import DiamondDynamics
 from gym_dream.policy import EpsilonPolicy, Policy, RandomPolicy
@@ -40,7 +41,7 @@ from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resol
 from .checkpoint import NAME, load_checkpoint, remove_torn, save_checkpoint
 from .curve import line, write_report
 from .imagination import Imagination
-from .loop import LOG_INTERVAL, Losses, no_log, polite_interrupt, scalar_log
+from .loop import LOG_INTERVAL, Losses, no_log, scalar_log
 from .meter import Meter
 from .processes import Processes, joined
 from .recorder import Recorder

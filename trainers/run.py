@@ -14,11 +14,12 @@ from tqdm import tqdm
 from gym_dream.configuration import from_json, to_json
 from gym_dream.data import Episode, EpisodeStore
 from gym_dream.files import digest, read_json, write_json
+from gym_dream.interrupt import polite_interrupt
 from gym_dream.world_model import Precision, WorldModel, WorldModelConfig, resolve, resolve_dtype
 
 from .checkpoint import remove_torn
 from .fit import Fit, FitConfig
-from .loop import BAR, LOG_INTERVAL, Budget, Losses, no_log, polite_interrupt, scalar_log
+from .loop import BAR, LOG_INTERVAL, Budget, Losses, no_log, scalar_log
 from .presets import PRESETS, TrainingConfig
 from .processes import joined
 

@@ -17,6 +17,7 @@ from gym_dream.models.graphs import Function, Recorded
 from gym_dream.models.one_step import Teacher, one_step_loss
 from gym_dream.models.reward_termination import RewardTerminationModel, reward_termination_loss
 from gym_dream.models.sampler import sample
+from gym_dream.state import under
 from gym_dream.world_model import Precision, WorldModel, WorldModelConfig
 
 from .learner import Learner
@@ -245,7 +246,7 @@ class WorldModelTrainer:
             KeyError, RuntimeError: they are those of other networks.
         """
         for name, learner in (("denoiser.", self.denoiser), ("reward_termination.", self.reward_termination)):
-            learner.load_tensors({k.removeprefix(name): t for k, t in tensors.items() if k.startswith(name)})
+            learner.load_tensors(under(name, tensors))
         self.step = step
 
     def take_over(self) -> None:

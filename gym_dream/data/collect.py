@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import gymnasium as gym
@@ -20,6 +16,7 @@ from gym_dream import real
 from gym_dream.data.game import RecordedGame
 from gym_dream.data.store import EpisodeStore
 from gym_dream.games import find_game
+from gym_dream.interrupt import polite_interrupt
 from gym_dream.policy import EpsilonPolicy, Policy
 
 
@@ -97,7 +94,7 @@ def collect(
         if limit is not None:  # outermost: steps that a wrapper takes to begin a game are none of its own
             env = TimeLimit(env, limit)
         prepare_store(store, spec)
-        with _ctrl_c() as interrupted, tqdm(total=steps, unit="step", disable=not progress) as bar:
+        with polite_interrupt() as interrupted, tqdm(total=steps, unit="step", disable=not progress) as bar:
             while sum(played) < steps and not interrupted():
                 level = int(np.argmin(played))
                 game_seed = seed + store.next_number
@@ -145,23 +142,3 @@ def prepare_store(store: EpisodeStore, spec: Mapping[str, Any]) -> None:
     store.folder.mkdir(parents=True, exist_ok=True)
     if not os.access(store.folder, os.W_OK):
         raise PermissionError(f"Cannot write to {store.folder}: choose a folder of your own.")
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Turn Ctrl-C into a question asked between steps, so that it never splits a step or a file; twice really stops."""
-    received = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield received.is_set
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        received.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield received.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)
