@@ -105,7 +105,7 @@ def make_agent(args: Args, envs: VecEnv) -> Any:
 
 def main(args: Args) -> None:
     file = args.out / f"{args.game.lower()}_{args.agent}_{args.world}_seed{args.seed}.zip"
-    if file == args.init:
+    if args.init is not None and args.init.with_suffix(".zip").resolve() == file.resolve():
         raise SystemExit(f"{file} would be overwritten by what goes on from it: give another --seed or --out.")
     envs = make_envs(args)
     agent = make_agent(args, envs)

@@ -148,7 +148,7 @@ class Dream:
             contexts = self._draw(noise)
         elif len(contexts) == self.num_dreams:
             contexts = contexts[rows.cpu().numpy()]
-            taken = contexts.actions.reshape(-1, *contexts.actions.shape[2:])
+            taken = contexts.actions[contexts.real[:, :-1]]  # the others are padding
             check_actions(self.action_space, taken, len(taken))
         else:
             raise ValueError(f"Expected a context for each of the {self.num_dreams} dreams, got {len(contexts)}.")
@@ -267,13 +267,13 @@ class Dream:
     def _actions(self, actions: Tensor | np.ndarray) -> Tensor:
         if isinstance(actions, Tensor) and actions.device.type != "cpu":
             expected = (self.num_dreams, *(self.action_space.shape or ()))
-            whole = not actions.is_floating_point() and actions.dtype != torch.bool
-            if actions.shape != expected or whole != np.issubdtype(self.action_space.dtype, np.integer):
+            dtype = torch.from_numpy(np.zeros(0, self.action_space.dtype)).dtype
+            if actions.shape != expected or not torch.can_cast(actions.dtype, dtype):
                 raise InvalidAction(
-                    f"Expected actions of {self.action_space}, of shape {expected}, got {actions.dtype} of shape "
-                    f"{tuple(actions.shape)}."
+                    f"Expected actions of {self.action_space}, of shape {expected} and type {dtype}; got shape "
+                    f"{tuple(actions.shape)} and type {actions.dtype}."
                 )
-            return actions.clone()
+            return actions.to(dtype, copy=True)
         return torch.tensor(check_actions(self.action_space, actions, self.num_dreams), device=self.dynamics.device)
 
 

@@ -259,7 +259,7 @@ class RealVectorEnv(ActionNames, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             ValueError: a wrong number of seeds, a negative one, or a mask of wrong shape or type.
         """
         self._check_open()
-        if seed is None and not self._started.any():
+        if seed is None and not self._started.any() and (self.np_random_seed or 0) >= 0:  # -1: not known
             seed = self.np_random_seed  # so that this run, too, can be told how to repeat itself
         if seed is None:
             seeds: list[int | None] = [None] * self.num_envs

@@ -121,7 +121,11 @@ class SB3VecEnv(VecEnv):
         if isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)):
             inner.set_attr(attr_name, [value] * self.num_envs)
         else:
-            setattr(self._owner(attr_name), attr_name, value)
+            owner = self._owner(attr_name)
+            # What wrappers only pass on has to be set where it comes from.
+            while isinstance(owner, VectorWrapper) and _read_only(owner, attr_name):
+                owner = owner.env
+            setattr(owner, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Indices = None, **kwargs: Any) -> list[Any]:
         """Call a method of all environments.
@@ -177,3 +181,8 @@ def _row(batch: Any, i: int) -> Any:
     if isinstance(batch, dict):
         return {key: _row(value, i) for key, value in batch.items()}
     return tuple(_row(value, i) for value in batch) if isinstance(batch, tuple) else batch[i]
+
+
+def _read_only(owner: object, name: str) -> bool:
+    found = getattr(type(owner), name, None)
+    return isinstance(found, property) and found.fset is None

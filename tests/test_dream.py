@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from fakes import END, FRAME_SHAPE, LENGTH, FakeDynamics, FakeWorldModel, contexts
+from gymnasium import Space
 from gymnasium.error import InvalidAction, ResetNeeded
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from gym_dream.data.contexts import Contexts
@@ -236,6 +237,30 @@ def test_contexts_hold_actions_of_the_space() -> None:
         dream.reset(contexts=given)
     assert torch.equal(dream.observation, before)
     dream.reset(np.array([True, False, True]), contexts=given)  # of the others nothing is taken
+    given.actions[1, 0] = 0
+    given.real[1, 0] = False
+    padded = Dream(FakeDynamics(action_space=Discrete(4, start=1)), 3, contexts(3))
+    begun = Contexts(given.frames, np.where(given.real[:, :-1], given.actions % 3 + 1, 0), given.real)
+    padded.reset(contexts=begun)  # padding is no action
+
+
+@pytest.mark.parametrize(
+    ("space", "good", "bad"),
+    [
+        (Discrete(4), (torch.int64, torch.int32), (torch.float32,)),
+        (Box(-1, 1, (2,), np.float32), (torch.float32, torch.int64), ()),
+    ],
+)
+def test_actions_on_an_accelerator_are_told_by_shape_and_type(space: Space, good: tuple, bad: tuple) -> None:
+    """Their values are not looked at; "meta" stands for an accelerator, as it has none to look at."""
+    dream, shape = Dream(FakeDynamics(action_space=space), 3, contexts(3)), (3, *(space.shape or ()))
+    for dtype in good:
+        taken = dream._actions(torch.zeros(shape, dtype=dtype, device="meta"))
+        assert taken.dtype == {"i": torch.int64, "f": torch.float32}[space.dtype.kind]
+    wrong = [torch.zeros(shape, dtype=dtype, device="meta") for dtype in bad]
+    for actions in (*wrong, torch.zeros((4, *shape[1:]), dtype=good[0], device="meta")):
+        with pytest.raises(InvalidAction, match="Expected actions of"):
+            dream._actions(actions)
 
 
 def test_impossible_dreams_are_refused() -> None:

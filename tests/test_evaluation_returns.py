@@ -21,7 +21,7 @@ from gym_dream.configuration import to_json
 from gym_dream.data import Contexts, EpisodeStore
 from gym_dream.dynamics import ContextTensors
 from gym_dream.evaluation.kept import KeptEpisodes
-from gym_dream.evaluation.play import DreamWorld, EpisodeResult, RealWorld, World, play
+from gym_dream.evaluation.play import DreamWorld, EpisodeResult, RealWorld, World, play, real_world
 from gym_dream.evaluation.report import text, write_report
 from gym_dream.evaluation.returns import (
     Comparison,
@@ -376,6 +376,26 @@ def test_agreement_of_known_lines():
     assert agreement([0, 1, 2], [5, 3, 1], unit=4).spearman == pytest.approx(-1)
     assert math.isnan(agreement([1, 1, 1], [1, 2, 3], unit=2).spearman)
     assert math.isnan(agreement([1, 2], [1, 2], unit=0).gap)
+
+
+@pytest.mark.parametrize(("game", "scripted"), [("Breakout", True), ("Pong", False)])
+def test_the_command_by_itself_lets_those_play_who_can(game, scripted, tmp_path, monkeypatch):
+    tiny.world_model().save(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["env"]["game"] = game
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    asked = []
+    monkeypatch.setattr(
+        "gym_dream.evaluation.returns.compare", lambda policies, *_, **__: asked.extend(policies) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["evaluate", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")])
+    assert "random" in asked and any(policy.startswith("scripted") for policy in asked) == scripted
+
+
+def test_a_model_that_names_no_game_has_none_to_play_beside_it():
+    with pytest.raises(ValueError, match="names no game"):
+        real_world({"ending": "life"}, tiny.world_model().starts, 1, seed=0)
 
 
 def test_intervals_cover_the_mean_as_often_as_they_say():

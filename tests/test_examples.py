@@ -155,8 +155,10 @@ def test_sb3_ppo_dreams_by_as_many_passes_as_asked_and_goes_on_from_an_agent(
     assert made == [{}, passes]
     assert [found.items() >= passes.items() for found in judged] == [False, True]
     assert learnt == [(0, 16), (16, 32)]
-    with pytest.raises(SystemExit, match=r"seed3\.zip would be overwritten"):
-        sb3_ppo.main(dataclasses.replace(brief, init=tmp_path / "breakout_ppo_dream_seed3.zip"))
+    monkeypatch.chdir(tmp_path)
+    for name in (tmp_path / "breakout_ppo_dream_seed3.zip", Path("breakout_ppo_dream_seed3")):
+        with pytest.raises(SystemExit, match=r"seed3\.zip would be overwritten"):
+            sb3_ppo.main(dataclasses.replace(brief, init=name))
     first, second = (PPO.load(tmp_path / f"breakout_ppo_dream_seed{seed}.zip", device="cpu") for seed in (3, 4))
     assert (first.seed, second.seed) == (3, 4)
 

@@ -367,6 +367,8 @@ def test_any_seed_from_zero_on_is_one_and_an_unseeded_run_can_be_repeated():
     for seed in (2**31 - 1, 2**31, 2**40, [2**32, 3]):
         observations = [made.reset(seed=seed)[0] for made in (envs, others)]
         np.testing.assert_array_equal(*observations)
+    hashed = [real._ale_seed(seed) for seed in (2**31 - 1, 2**31, 2**31 + 1, 2**32, 2**40)]
+    assert hashed[0] == 2**31 - 1 and len(set(hashed)) == 5 and max(hashed) < 2**31
     assert others.reset(seed=2**40) and others.np_random_seed == 2**40
     for seed in (-1, [3, -4]):
         frames = envs.render()

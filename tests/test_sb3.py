@@ -119,6 +119,8 @@ def test_attributes_and_methods_behind_a_wrapper() -> None:
     assert envs.env_method("get_action_meanings") == [["NOOP", "FIRE", "RIGHT", "LEFTFIRE"]] * NUM_ENVS
     envs.set_attr("note", "hello")
     assert envs.get_attr("note", indices=1) == ["hello"] == [inner.note]
+    envs.set_attr("render_mode", "rgb_array")  # which wrappers show and cannot set
+    assert envs.get_attr("render_mode") == ["rgb_array"] * NUM_ENVS == [inner.render_mode] * NUM_ENVS
     with pytest.raises(AttributeError, match="paddle"):
         envs.get_attr("paddle")
 

@@ -1,4 +1,4 @@
-"""What every training loop has: how long it is to be, losses, a bar, logs for TensorBoard, and an end by Ctrl-C."""
+"""What every training loop has: how long it is to be, losses, a bar, and logs for TensorBoard."""
 
 from __future__ import annotations
 

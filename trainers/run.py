@@ -78,7 +78,8 @@ def fit(
         init: start from the architecture and weights of this world model (name, folder or hub), not from fresh ones.
         teacher: distil this world model's denoiser to a single step (`gym_dream.models.one_step`); without ``init``,
             start from its architecture and weights.
-        resume: go on with the run in ``out``, by its own configuration.
+        resume: go on with the run in ``out``, by its own configuration (``preset``, ``init``, ``seed`` and
+            ``held_out_fraction`` are not read).
         seed: of networks, held-out games, batches and noise.
         held_out_fraction: share of the games that training never sees.
         device: a PyTorch device or "auto".
@@ -102,13 +103,8 @@ def fit(
     budget = Budget.of(steps, minutes)
     with joined(device) as (processes, where):
         dtype = resolve_dtype(precision, where)
-        if resume and (training or init is not None):
-            raise ValueError(
-                "training and init are for a new run, and a resumed one has its own: leave them out to go on, or begin "
-                f"a new run with init={str(out / 'world_model')!r}."
-            )
         if resume:
-            config = _stored_config(out, data, teacher)
+            config = _stored_config(out, data, teacher, training)
         elif (out / "config.json").exists():
             raise FileExistsError(f"{out} already holds a run. Go on with it by --resume, or choose another --out.")
         else:
@@ -278,8 +274,14 @@ def _episodes(config: FitConfig) -> list[Episode]:
     return episodes
 
 
-def _stored_config(out: Path, data: Path | None, teacher: str | None = None) -> FitConfig:
+def _stored_config(
+    out: Path, data: Path | None, teacher: str | None = None, training: Mapping[str, Any] | None = None
+) -> FitConfig:
     config = from_json(FitConfig, read_json(out / "config.json"), str(out / "config.json"))
+    settings, given = to_json(config.training), training or {}
+    if from_json(TrainingConfig, {**settings, **given}, "training") != config.training:
+        theirs = ", ".join(f"{name} {settings[name]}" for name in given)
+        raise ValueError(f"{out} was begun with {theirs}: leave --training out to go on with it, or begin a new run.")
     if teacher is not None and _lasting(teacher) != config.teacher:
         raise ValueError(
             f"{out} learns from {config.teacher or 'no teacher'}, not from {teacher}. Leave --teacher out to go "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +82,7 @@ def collect(
     levels = [float(epsilon)] if isinstance(epsilon, (int, float)) else list(epsilon)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
-    limit = None if max_game_steps in (None, -1) else int(max_game_steps)
+    limit = None if max_game_steps in (None, -1) else operator.index(max_game_steps)
     if limit is not None and limit < 1:
         raise ValueError(f"max_game_steps must be at least 1, or -1 or None for no limit, got {limit}.")
     if not levels:
@@ -89,8 +91,12 @@ def collect(
     players = [EpsilonPolicy(policy, level, num_actions) if level else policy for level in levels]
     played = [0] * len(players)
     games = 0
-    with real.make(game, ending="game", repeat_action_probability=repeat_action_probability) as unchanged:
-        env = unchanged if wrapper is None else wrapper(unchanged)
+    with ExitStack() as opened:
+        env: gym.Env[Any, Any] = opened.enter_context(
+            real.make(game, ending="game", repeat_action_probability=repeat_action_probability)
+        )
+        if wrapper is not None:
+            env = opened.enter_context(wrapper(env))
         if limit is not None:  # outermost: steps that a wrapper takes to begin a game are none of its own
             env = TimeLimit(env, limit)
         prepare_store(store, spec)

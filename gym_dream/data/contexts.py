@@ -196,8 +196,8 @@ class ContextSampler:
 
 def _all_changed(episodes: Sequence[Episode]) -> str:
     return (
-        f"all {len(episodes)} games to choose from begin changed ({episodes[0].info.start}), as no dream should: "
-        "record others, too, of which some are held out where a model is fitted"
+        f"the beginnings of all {len(episodes)} games were changed ({episodes[0].info.start}), so there is none for a "
+        "dream to start from: record games without that, enough that some of them are held out where a model is fitted"
     )
 
 

@@ -90,7 +90,7 @@ class RecordedGame:
         """Begin the game.
 
         Args:
-            env: as for `take_step`. Where ``info`` of its `reset` holds ``start``, it says how it was changed.
+            env: as for `take_step`. A ``start`` in its `reset`'s ``info`` says how the beginning was changed.
             spec: what its frames and actions mean, for the episode (`gym_dream.real.env_spec`).
             seed: with the same seed and the same actions in the same ``env`` comes the same game.
         """

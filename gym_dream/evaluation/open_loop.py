@@ -112,7 +112,7 @@ def fidelity(
         model: world models to compare: folders, shipped names or "hub:…".
         data: a store of games that no model was trained on.
         out: the folder of the report.
-        windows: of `measure`, as are all others: dreams a forecast.
+        windows: dreams of each forecast; this and what follows is as in `measure`.
         steps: the numbers of steps k to look at.
         denoising_steps: passes of the denoiser a frame, each a forecast of its own; none: the model's own setting.
         model_kwargs: other settings of the sampler.
