@@ -38,8 +38,7 @@ SCALE_X, SCALE_Y = 64 / 160, 64 / 210  # frame pixels per pixel of the console
 
 LIVES = 5  # of a game
 ROWS, COLUMNS = 6, 18  # of bricks
-# The byte of each column's lowest brick, and the lower of its two bits, which stand for half a brick
-# each.
+# The byte of each column's lowest brick, and the lower of its two bits, which stand for half a brick each.
 BRICK_BITS = (
     *((30, 6),),
     *((24, bit) for bit in (6, 4, 2, 0)),

@@ -111,6 +111,7 @@ class Dream:
         # Where a dream stands in its stream: the number of its resets in the high word, the steps since in the low one.
         self._keys = self._positions = torch.zeros(num_dreams, dtype=torch.int64, device=self.dynamics.device)
         self._keys, self._positions = self._seeded(seeds, torch.ones_like(self._keys, dtype=torch.bool))
+        self._action_dtype = torch.from_numpy(np.zeros(0, self.action_space.dtype)).dtype
 
     @property
     def action_space(self) -> Space[Any]:
@@ -267,13 +268,12 @@ class Dream:
     def _actions(self, actions: Tensor | np.ndarray) -> Tensor:
         if isinstance(actions, Tensor) and actions.device.type != "cpu":
             expected = (self.num_dreams, *(self.action_space.shape or ()))
-            dtype = torch.from_numpy(np.zeros(0, self.action_space.dtype)).dtype
-            if actions.shape != expected or not torch.can_cast(actions.dtype, dtype):
+            if actions.shape != expected or not torch.can_cast(actions.dtype, self._action_dtype):
                 raise InvalidAction(
-                    f"Expected actions of {self.action_space}, of shape {expected} and type {dtype}; got shape "
-                    f"{tuple(actions.shape)} and type {actions.dtype}."
+                    f"Expected actions of {self.action_space}, of shape {expected} and type {self._action_dtype}; got "
+                    f"shape {tuple(actions.shape)} and type {actions.dtype}."
                 )
-            return actions.to(dtype, copy=True)
+            return actions.to(self._action_dtype, copy=True)
         return torch.tensor(check_actions(self.action_space, actions, self.num_dreams), device=self.dynamics.device)
 
 

@@ -345,6 +345,9 @@ def test_limits_options_and_closing_are_those_of_dreams():
     for call in (lambda: envs.step(np.zeros(2, np.int64)), envs.render, envs.reset):
         with pytest.raises(gym.error.ClosedEnvironmentError):
             call()
+    for make in (real.make, real.make_vec):
+        with pytest.raises(ValueError, match="at least 1"):
+            make("Breakout", max_episode_steps=0)
 
 
 def test_closing_ends_the_games_threads():
@@ -381,6 +384,3 @@ def test_any_seed_from_zero_on_is_one_and_an_unseeded_run_can_be_repeated():
     np.testing.assert_array_equal(first, again.reset(seed=unseeded.np_random_seed)[0])
     for actions in losing_actions(0, 40, 2):
         np.testing.assert_array_equal(unseeded.step(actions)[0], again.step(actions)[0])
-    for make in (real.make, real.make_vec):
-        with pytest.raises(ValueError, match="at least 1"):
-            make("Breakout", max_episode_steps=0)
